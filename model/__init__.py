@@ -1,0 +1,1 @@
+"""What learns: the configuration, the decoder, the tokenizer, and the files that carry them."""
