@@ -1,0 +1,183 @@
+"""The `.pth` that one stage hands to the next: one self-contained dictionary of tensors and plain values.
+
+Weights, architecture, tokenizer, chat template and lineage are all in it, so a file is enough to chat, to go on
+training, or to export. It loads with `weights_only=True`: nothing in it can execute. A digest over everything
+finds a file that was cut or altered.
+"""
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import LMConfig
+from model.decoder import CausalLM
+from model.errors import UserError
+from model.files import atomic_path, canonical_json
+from model.tokenizer import ChatTokenizer
+
+FORMAT = 1
+_TIED_HEAD = "lm_head.weight"
+
+
+@dataclass
+class Checkpoint:
+    """What a `.pth` holds.
+
+    `lineage` says where the model comes from: its parents' digests, its data sets' fingerprints, its flags.
+    `generation` holds the stop ids and the sampling defaults.
+    """
+
+    stage: str  # "pretrain", "full_sft", "lora", "rl"
+    config: LMConfig
+    weights: dict[str, Tensor]
+    tokenizer_files: dict[str, str]  # file name → text, the chat template included
+    generation: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    tokens: int = 0  # target tokens trained on in this stage
+    metrics: dict[str, float] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""  # set by saving and loading
+
+    def tokenizer(self) -> ChatTokenizer:
+        """The tokenizer that this model was trained with."""
+        return ChatTokenizer.from_files(self.tokenizer_files)
+
+    def build_model(self) -> CausalLM:
+        """The model with these weights, on the CPU. UserError names weights that do not fit the configuration."""
+        model = CausalLM(self.config)
+        load_weights(model, self.weights)
+        return model
+
+
+def weights_of(model: CausalLM) -> dict[str, Tensor]:
+    """A model's weights by their own names, on the CPU; a tied head is stored once, as the embedding."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del state[_TIED_HEAD]
+    return state
+
+
+def load_weights(model: CausalLM, weights: Mapping[str, Tensor]) -> None:
+    """Copy `weights` into `model`; every name and shape must fit, or a UserError names those that do not."""
+    expected = dict(model.state_dict())
+    if model.config.tie_embeddings:
+        del expected[_TIED_HEAD]
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise UserError(f"weights: lack {_first(missing)}; they belong to another architecture")
+    if extra := sorted(weights.keys() - expected.keys()):
+        raise UserError(f"weights: unexpected {_first(extra)}; they belong to another architecture")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            found, wanted = list(tensor.shape), list(expected[name].shape)
+            raise UserError(f"weights: {name} has shape {found}, the configuration expects {wanted}")
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            expected[name].copy_(tensor)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
+    """Write a `.pth` atomically and return its digest."""
+    content = _content(checkpoint)
+    checkpoint.digest = _digest(content)
+    write_tensors(path, {**content, "digest": checkpoint.digest})
+    return checkpoint.digest
+
+
+def write_tensors(path: str | Path, value: Any) -> None:
+    """`torch.save`, atomically; a full disk raises OSError with the file's name."""
+    with atomic_path(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(value, file)
+        except (RuntimeError, OSError) as error:
+            # torch turns what the disk said into a RuntimeError of its own.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
+            raise
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a `.pth` of ours and check it whole. UserError names the file and what is wrong with it."""
+    path = Path(path)
+    content = _read(path)
+    if "format" not in content or "digest" not in content:
+        raise UserError(f"{path}: not a Seedling checkpoint (a bare state dict?); import it with export_model.py --from")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: has format {content['format']}, this version reads {FORMAT}; update Seedling")
+    digest = content.pop("digest")
+    if digest != _digest(content):
+        raise UserError(f"{path}: the file was altered (its digest does not match); restore it or train again")
+    del content["format"]
+    try:
+        config = LMConfig.from_dict(content.pop("config"))
+        return Checkpoint(config=config, digest=digest, **content)
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[CausalLM, ChatTokenizer, Checkpoint]:
+    """A model ready to generate, with its tokenizer, from a `.pth` alone."""
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.weights:
+        raise UserError(f"{path}: is an adapter without a model of its own; name a model's .pth")
+    try:
+        model = checkpoint.build_model()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return model.to(device=device, dtype=dtype).eval(), checkpoint.tokenizer(), checkpoint
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a readable checkpoint (cut short, altered, or another kind of file)") from error
+    except (UnicodeDecodeError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+        # A flipped byte in the pickled part can surface as almost any of these.
+        raise UserError(f"{path}: not a readable checkpoint (its contents are damaged)") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a Seedling checkpoint")
+    return content
+
+
+def _content(checkpoint: Checkpoint) -> dict[str, Any]:
+    plain = {
+        "format": FORMAT,
+        "stage": checkpoint.stage,
+        "config": checkpoint.config.to_dict(),
+        "tokenizer_files": dict(checkpoint.tokenizer_files),
+        "generation": checkpoint.generation,
+        "step": checkpoint.step,
+        "tokens": checkpoint.tokens,
+        "metrics": checkpoint.metrics,
+        "lineage": checkpoint.lineage,
+    }
+    # Through JSON and back: a subclass of str (torch.__version__ is one) would not load with weights_only=True.
+    return {**json.loads(canonical_json(plain)), "weights": checkpoint.weights}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 over every plain value and every tensor's name, dtype, shape and bytes."""
+    plain = {key: value for key, value in content.items() if key != "weights"}
+    digest = hashlib.sha256(canonical_json(plain).encode("utf-8"))
+    for name, tensor in sorted(content["weights"].items()):
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
