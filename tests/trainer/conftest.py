@@ -1,0 +1,96 @@
+"""A byte tokenizer, packed sets of random documents, and a small run, for the tests of this room."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from dataset.filling import TextFiller
+from dataset.packing import PackedSet, PackedSetWriter
+from model.config import LMConfig
+from model.decoder import CausalLM
+from model.device import Precision
+from model.tokenizer import SPECIAL_TOKENS, ChatTokenizer, seedling_files
+from trainer.loop import Stage, train
+from trainer.objectives import LanguageModeling
+from trainer.parallel import Parallel
+from trainer.settings import RunSettings, TrainSettings
+
+MAX_SEQ_LEN = 24
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> ChatTokenizer:
+    """One token a byte behind the project's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = Tokenizer(models.BPE({token: i for i, token in enumerate([*SPECIAL_TOKENS, *alphabet])}, []))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    definition = json.loads(model.to_str())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    definition["added_tokens"] = [{"id": i, "content": t, **flags} for i, t in enumerate(SPECIAL_TOKENS)]
+    return ChatTokenizer.from_files(seedling_files(json.dumps(definition), MAX_SEQ_LEN))
+
+
+def _write_set(folder: Path, tokenizer: ChatTokenizer, num_documents: int, seed: int) -> PackedSet:
+    folder.mkdir(parents=True)
+    writer = PackedSetWriter(folder, "pretrain", MAX_SEQ_LEN, tokenizer.vocab_size, pad_token_id=1)
+    filler = TextFiller(MAX_SEQ_LEN + 1, writer.add_row)
+    random = np.random.default_rng(seed)
+    for _ in range(num_documents):
+        # A few letters in runs: something that a small model can learn in a few steps.
+        letters = np.repeat(random.integers(100, 110, size=8), random.integers(1, 6, size=8))
+        filler.add(np.array([0, *letters, 0], np.uint16), 0)
+    filler.finish()
+    writer.finish(tokenizer, {"name": folder.name, "sources": ["letters"], "num_documents": num_documents})
+    return PackedSet.open(folder)
+
+
+@pytest.fixture(scope="session")
+def train_set(tokenizer: ChatTokenizer, tmp_path_factory: pytest.TempPathFactory) -> PackedSet:
+    """37 documents: a number of rows that no batch size divides."""
+    return _write_set(tmp_path_factory.mktemp("packed") / "letters", tokenizer, 37, seed=0)
+
+
+@pytest.fixture(scope="session")
+def val_set(tokenizer: ChatTokenizer, tmp_path_factory: pytest.TempPathFactory) -> PackedSet:
+    return _write_set(tmp_path_factory.mktemp("packed_val") / "letters_val", tokenizer, 6, seed=1)
+
+
+StartRun = Callable[..., int]
+
+
+@pytest.fixture
+def start_run(train_set: PackedSet, val_set: PackedSet, tmp_path: Path) -> StartRun:
+    """Train a small model in `tmp_path`; keywords change its architecture, training and run settings."""
+
+    def start(
+        architecture: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        wrap_objective: Callable[[Any], Any] = lambda objective: objective,
+        **changes: Any,
+    ) -> int:
+        run_names = set(RunSettings.__dataclass_fields__)
+        run = RunSettings(
+            **{"out_dir": str(tmp_path), "log_interval": 1, "device": "cpu"}
+            | {name: value for name, value in changes.items() if name in run_names}
+        )
+        training = TrainSettings(
+            **{"batch_size": 4, "epochs": 2.0, "warmup_iters": 3, "learning_rate": 1e-2}
+            | {name: value for name, value in changes.items() if name not in run_names}
+        )
+        config = LMConfig(
+            **{"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": MAX_SEQ_LEN}
+            | {"vocab_size": train_set.meta["vocab_size"], **(architecture or {})}
+        )
+        torch.manual_seed(run.seed)
+        objective = wrap_objective(LanguageModeling(document_mask=False))
+        stage = Stage("pretrain", CausalLM(config), objective, train_set, val_set, train_set.tokenizer_files(), {})
+        return train(stage, training, run, Precision(torch.device("cpu"), dtype), Parallel())
+
+    return start

@@ -1,0 +1,1 @@
+"""How it learns: one loop, its objectives, optimizer, schedule, state and reports."""

@@ -1,0 +1,93 @@
+"""From a packed set to micro-batches on the device, in the order that (seed, step) alone decides."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.packing import PackedSet
+from dataset.sampler import rows_of_step, steps_per_epoch
+
+
+class Step(NamedTuple):
+    """One update's data."""
+
+    index: int
+    micro_batches: list[dict[str, Tensor]]  # on the device; of input_ids, targets, segment_ids, position_ids
+    units: dict[str, int]  # how many tokens, segments and pairs the global batch counts
+
+
+class _PackedRows(Dataset):
+    """Makes a micro-batch of tensors from an array of row numbers (in a worker, when there are any)."""
+
+    def __init__(self, packed: PackedSet) -> None:
+        self.packed = packed
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.packed.batch(rows).items()}
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Reads the global batches of a run.
+
+    Args:
+        packed: the set.
+        batch_size: rows in a micro-batch.
+        accumulation_steps: micro-batches in an update.
+        seed: decides the order.
+        device: where batches are put; the copy overlaps with the work before it.
+        num_workers: processes that read ahead.
+    """
+
+    packed: PackedSet
+    batch_size: int
+    accumulation_steps: int
+    seed: int
+    device: torch.device
+    num_workers: int = 0
+
+    @property
+    def global_batch(self) -> int:
+        """Rows in one update."""
+        return self.batch_size * self.accumulation_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in one pass over the set; the last may have fewer rows."""
+        return steps_per_epoch(self.packed.num_rows, self.global_batch)
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """The updates first, first + 1, …, last − 1."""
+        plan = [self._micro_batch_rows(step) for step in range(first, last)]
+        loader = DataLoader(
+            _PackedRows(self.packed),
+            sampler=[rows for step_rows in plan for rows in step_rows],
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        batches = iter(loader)
+        for step, step_rows in zip(range(first, last), plan, strict=True):
+            micro_batches = [self._to_device(next(batches)) for _ in step_rows]
+            yield Step(step, micro_batches, self._units(np.concatenate(step_rows)))
+
+    def _micro_batch_rows(self, step: int) -> list[np.ndarray]:
+        rows = rows_of_step(self.packed.num_rows, self.global_batch, self.seed, step)
+        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+
+    def _units(self, rows: np.ndarray) -> dict[str, int]:
+        """What the loss is divided by: known from the packed set before the first backward pass."""
+        segments = int(self.packed.segments_per_row[rows].sum())
+        return {
+            "tokens": int(self.packed.targets_per_row[rows].sum()),
+            "segments": segments,
+            "pairs": segments // 2,
+        }
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}

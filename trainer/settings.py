@@ -1,0 +1,231 @@
+"""Settings of a script: dataclasses read from flags, a YAML file or a JSON file, by one function.
+
+`HfArgumentParser` turns each field of a dataclass into a flag of the same name, so a script's settings are
+written down once, with their types, defaults and help.
+"""
+
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers.hf_argparser import HfArgumentParser
+
+from model.config import LMConfig
+from model.errors import UserError
+
+_ARCHITECTURE_FLAGS = {f"--{each.name}" for each in fields(LMConfig)} | {"--preset"}
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Keep the line breaks of a script's docstring, and show each default (but not `None` or empty ones)."""
+
+    def _get_help_string(self, action: Any) -> str | None:
+        if action.default is None or action.default == "" or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> Any:
+        # argparse prints the whole usage; one line that says what to do is kinder.
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def flag(default: Any, help: str, **metadata: Any) -> Any:
+    """A setting with its default and its line of `--help`; a mutable default is copied for each run."""
+    metadata = {"help": help.replace("%", "%%"), **metadata}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parse_settings(
+    *dataclass_types: type,
+    description: str,
+    positionals: Mapping[str, Mapping[str, Any]] | None = None,
+    argv: Sequence[str] | None = None,
+) -> tuple[Any, ...]:
+    """Read the settings of a script.
+
+    Args:
+        dataclass_types: the settings dataclasses; each field is a flag.
+        description: the script's docstring, shown by `--help`.
+        positionals: name → keywords of `add_argument`, for arguments without a flag.
+        argv: the command line without the program's name; default `sys.argv[1:]`. A single argument that ends in
+            `.json`, `.yaml` or `.yml` is a file of settings when the script takes no positionals.
+
+    Returns:
+        one instance per dataclass; then, when there are positionals, their namespace.
+
+    Raises:
+        UserError: for an unknown flag, a value of the wrong type, or a bad settings file.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(
+        dataclass_types, description=description.strip(), formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    for name, keywords in (positionals or {}).items():
+        parser.add_argument(name, **keywords)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    # DeepSpeed's launcher tells each worker its device with this flag; torchrun uses the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=-1, help="set by DeepSpeed's launcher")
+    if not positionals and len(arguments) == 1 and Path(arguments[0]).suffix in {".json", ".yaml", ".yml"}:
+        return _parse_file(parser, Path(arguments[0]))
+    *settings, unknown = parser.parse_args_into_dataclasses(
+        arguments, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        architecture = sorted(_ARCHITECTURE_FLAGS & {word.partition("=")[0] for word in unknown})
+        if architecture:
+            raise UserError(f"{architecture[0]}: this stage takes the architecture from its parent; leave it out")
+        raise UserError(f"unknown argument {unknown[0]}; see {parser.prog} --help")
+    # Behind the dataclasses stands what no dataclass asked for: positionals, --debug, --local_rank.
+    return tuple(settings) if positionals else tuple(settings[: len(dataclass_types)])
+
+
+def _parse_file(parser: _Parser, path: Path) -> tuple[Any, ...]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such settings file")
+    read = parser.parse_json_file if path.suffix == ".json" else parser.parse_yaml_file
+    try:
+        return read(path)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+# ---- settings shared by the training scripts ------------------------------------------------------------------
+
+
+@dataclass
+class ModelSettings:
+    """The architecture of a new model; whatever is left out comes from the preset."""
+
+    _argument_group_name = "architecture (of a new model; refused beside --init_from)"
+
+    preset: str | None = flag(None, "tiny (default), small, base or moe")
+    allow_unexportable: bool = flag(False, "allow an architecture that no stock transformers class carries")
+    dim: int | None = flag(None, "width of the residual stream")
+    n_layers: int | None = flag(None, "number of layers")
+    n_heads: int | None = flag(None, "query heads")
+    n_kv_heads: int | None = flag(None, "key/value heads; must divide n_heads")
+    head_dim: int | None = flag(None, "width of a head; default dim / n_heads")
+    hidden_dim: int | None = flag(None, "width of the feed-forward; default 8/3 of dim, rounded up")
+    multiple_of: int | None = flag(None, "hidden_dim is rounded up to a multiple of this")
+    norm_eps: float | None = flag(None, "epsilon of RMSNorm")
+    rope_theta: float | None = flag(None, "base of the rotary angles")
+    sliding_window: int | None = flag(None, "each token sees this many tokens; default all earlier ones")
+    dropout: float | None = flag(None, "share of activations dropped in training")
+    tie_embeddings: bool | None = flag(None, "share the embedding matrix with the output head; default true")
+    qk_norm: bool | None = flag(None, "normalise query and key heads")
+    qkv_bias: bool | None = flag(None, "bias on q, k and v")
+    attention_bias: bool | None = flag(None, "bias on q, k, v and o")
+    mlp_bias: bool | None = flag(None, "bias in the feed-forward")
+    use_moe: bool | None = flag(None, "mixture of experts instead of one feed-forward")
+    n_routed_experts: int | None = flag(None, "experts that the router chooses from")
+    n_shared_experts: int | None = flag(None, "experts that every token passes through")
+    num_experts_per_tok: int | None = flag(None, "routed experts a token")
+    moe_hidden_dim: int | None = flag(None, "width of one expert")
+    norm_topk_prob: bool | None = flag(None, "scale the chosen experts' weights to a sum of one")
+    aux_loss_alpha: float | None = flag(None, "weight of the load-balancing loss")
+    seq_aux: bool | None = flag(None, "balance within each sequence, not over the batch")
+
+    def given(self) -> dict[str, Any]:
+        """The architecture flags that were given."""
+        names = [each.name for each in fields(self) if each.name not in ("preset", "allow_unexportable")]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def config(self, vocab_size: int, max_seq_len: int) -> LMConfig:
+        """The architecture of a new model that reads a packed set of this vocabulary and row length."""
+        changes = {**self.given(), "vocab_size": vocab_size, "max_seq_len": max_seq_len}
+        config = LMConfig.preset(self.preset or "tiny", **changes)
+        reason = config.unexportable_reason()
+        if reason and not self.allow_unexportable:
+            raise UserError(f"no stock architecture carries {reason} (or pass --allow_unexportable)")
+        return config
+
+    def refuse_beside_parent(self, init_from: str) -> None:
+        """A parent brings its own architecture: flags that would change it are an error, not ignored."""
+        given = list(self.given()) + (["preset"] if self.preset else [])
+        if given:
+            raise UserError(f"--{given[0]}: the architecture comes from --init_from {init_from}; leave the flag out")
+
+
+@dataclass
+class DataSettings:
+    """Which packed sets are read."""
+
+    _argument_group_name = "data"
+
+    data_path: str | None = flag(None, "packed set to train on; default the little world's")
+    val_path: str | None = flag(None, "packed set to validate on; default <data_path>_val where it exists")
+    packed_dir: str = flag("dataset/packed", "where the little world's packed sets are")
+    document_mask: bool | None = flag(
+        None, "attention and positions restart at each document; default off in pretraining, on afterwards"
+    )
+
+
+@dataclass
+class TrainSettings:
+    """How the weights are updated. Each script sets the defaults of its stage."""
+
+    _argument_group_name = "training"
+
+    epochs: float = flag(1.0, "passes over the data; a part of one is allowed")
+    max_steps: int = flag(0, "stop after this many updates instead; 0 means by epochs")
+    batch_size: int = flag(16, "rows in one forward pass")
+    accumulation_steps: int = flag(1, "forward passes summed into one update")
+    learning_rate: float = flag(1e-3, "highest learning rate")
+    min_lr_ratio: float = flag(0.1, "last learning rate as a share of the highest")
+    warmup_iters: int = flag(50, "updates over which the learning rate rises to its highest")
+    weight_decay: float = flag(0.1, "AdamW's, on matrices only")
+    beta1: float = flag(0.9, "AdamW's memory of the gradient")
+    beta2: float = flag(0.95, "AdamW's memory of the squared gradient")
+    grad_clip: float = flag(1.0, "longest allowed gradient norm; 0 means no limit")
+    z_loss: float = flag(0.0, "weight of the squared log-sum-exp of the logits")
+
+    def validate(self) -> None:
+        """One-line errors for values that cannot be."""
+        smallest = {"batch_size": 1, "accumulation_steps": 1, "warmup_iters": 0, "max_steps": 0, "grad_clip": 0}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--{name}: found {getattr(self, name)}, expected {least} or more")
+        if self.epochs <= 0 or self.learning_rate <= 0:
+            raise UserError(f"--epochs {self.epochs} and --learning_rate {self.learning_rate} must be above 0")
+        if not 0 <= self.min_lr_ratio <= 1:
+            raise UserError(f"--min_lr_ratio: found {self.min_lr_ratio}, expected from 0 to 1")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UserError(f"--beta1 {self.beta1} and --beta2 {self.beta2} must be from 0 to below 1")
+
+
+@dataclass
+class RunSettings:
+    """Where the run writes, what it starts from, and how often it says and saves something."""
+
+    _argument_group_name = "run"
+
+    out_dir: str = flag("out", "folder of the runs and their .pth files")
+    run_name: str | None = flag(None, "name of this run; default <stage>_<dim>, with _moe for experts")
+    init_from: str | None = flag(None, "parent .pth; default the only one of the parent stage in out_dir")
+    overwrite: bool = flag(False, "move an earlier run of this name aside (.bak-…) and start anew")
+    resume: Literal["auto", "none"] = flag("auto", "go on from the newest saved step of this run, or start anew")
+    seed: int = flag(1337, "decides initial weights, order of data and dropout")
+    device: str = flag("auto", "cuda, mps or cpu; default the best one present")
+    dtype: str = flag("auto", "bfloat16, float16, float32 or float64; default bfloat16 on CUDA, float32 elsewhere")
+    num_workers: int = flag(0, "processes that read data ahead; 0 reads in the training process")
+    log_interval: int = flag(10, "updates between two lines of metrics.jsonl")
+    eval_interval: int = flag(0, "updates between two validations; 0 means ten a run")
+    save_interval: int = flag(0, "updates between two saved steps; 0 means every 5 minutes")
+    use_wandb: bool = flag(False, "also log to Weights & Biases (works offline)")
+    wandb_project: str = flag("seedling", "its project")
+    wandb_run_name: str | None = flag(None, "its run name; default the run's own")
+
+    def validate(self) -> None:
+        """One-line errors for values that cannot be."""
+        for name, least in {"log_interval": 1, "eval_interval": 0, "save_interval": 0}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--{name}: found {getattr(self, name)}, expected {least} or more")
+        if self.run_name is not None and (not self.run_name or Path(self.run_name).name != self.run_name):
+            raise UserError(f"--run_name: found {self.run_name!r}, expected a name without slashes")

@@ -1,0 +1,69 @@
+"""Steps that every training script takes, in the same order: device, data, parent."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset.packing import PackedSet
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.device import Precision, choose_device, choose_precision
+from model.errors import UserError
+from model.tokenizer import ChatTokenizer
+from trainer.run_folder import only_checkpoint
+from trainer.settings import DataSettings, RunSettings
+
+
+def prepare_device(run: RunSettings) -> Precision:
+    """Choose device and precision, and seed what is random before the first step (a new model's weights)."""
+    device = choose_device(run.device)
+    torch.manual_seed(run.seed)
+    return choose_precision(run.dtype, device)
+
+
+def open_sets(data: DataSettings, default_name: str, kind: str) -> tuple[PackedSet, PackedSet | None]:
+    """The packed set to train on, and the one to validate on where there is one."""
+    path = Path(data.data_path) if data.data_path else Path(data.packed_dir) / default_name
+    train_set = PackedSet.open(path)
+    val_path = Path(data.val_path) if data.val_path else path.with_name(f"{path.name}_val")
+    val_set = PackedSet.open(val_path) if data.val_path or val_path.exists() else None
+    for packed in (train_set, val_set):
+        if packed is not None and packed.kind != kind:
+            raise UserError(
+                f"{packed.folder}: is a {packed.kind} set, this stage needs a {kind} set; "
+                f"make one with: python data_process.py {kind} --data_path <file>"
+            )
+    if val_set is not None and val_set.vocabulary_hash != train_set.vocabulary_hash:
+        raise UserError(f"{val_set.folder}: was made with another tokenizer than {train_set.folder}; pack it again")
+    return train_set, val_set
+
+
+def load_parent(run: RunSettings, *stages: str) -> tuple[Checkpoint, Path]:
+    """The checkpoint that a stage starts from: --init_from, or the only one of its parent stage in out_dir."""
+    path = Path(run.init_from) if run.init_from else only_checkpoint(run.out_dir, *stages)
+    return load_checkpoint(path), path
+
+
+def check_tokenizer(parent: Checkpoint, parent_path: Path, packed: PackedSet) -> None:
+    """A set's token ids mean something only to a model that was trained with the same tokenizer."""
+    tokenizer = parent.tokenizer()
+    if packed.vocabulary_hash != tokenizer.vocabulary_hash:
+        raise UserError(
+            f"{packed.folder}: was made with another tokenizer than {parent_path}; "
+            f"pack it again with: python data_process.py {packed.kind} --tokenizer {parent_path} …"
+        )
+    if packed.kind != "pretrain" and packed.template_hash != tokenizer.template_hash:
+        raise UserError(
+            f"{packed.folder}: was made with another chat template than {parent_path}'s; "
+            f"pack it again with: python data_process.py {packed.kind} --tokenizer {parent_path} …"
+        )
+    if packed.max_seq_len > parent.config.max_seq_len:
+        raise UserError(
+            f"{packed.folder}: has rows of {packed.max_seq_len} tokens, {parent_path} reads "
+            f"{parent.config.max_seq_len}; pack it with --max_seq_len {parent.config.max_seq_len} or less"
+        )
+
+
+def generation_defaults(tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """What a checkpoint says about generating with it: where to stop, and mild sampling."""
+    return {"stop_token_ids": list(tokenizer.stop_token_ids), "temperature": 0.7, "top_p": 0.9}
