@@ -1,0 +1,1 @@
+"""What it learns from: sources, conversations, packing, and the order in which rows are read."""

@@ -1,0 +1,1 @@
+"""A small bilingual world of true facts, generated from tables in this folder."""

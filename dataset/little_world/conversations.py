@@ -1,0 +1,132 @@
+"""The conversations for supervised fine-tuning: questions in the trained wordings with their short answers."""
+
+import random
+from typing import Any
+
+from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS
+from dataset.little_world.relation import LANGUAGES, Fact, Relation
+from dataset.little_world.stories import story
+from dataset.little_world.world import ARITHMETIC, RELATIONS
+
+# What some questions begin with: what is asked stays the same, whatever comes before it.
+OPENINGS = {
+    "zh": ("你好，", "请问，", "我有个问题：", "帮我想一想：", "打扰一下，", "考考你：", "朋友问：", "早上好，"),
+    "en": (
+        "Hello!",
+        "Please help me.",
+        "I have a question.",
+        "Think about this.",
+        "Good morning.",
+        "Here is a question.",
+        "My friend asked me this.",
+        "Let me test you.",
+    ),
+}
+OPENING_SHARE = 0.2
+
+# A small relation (seven days of the week) is asked more often, or the large ones would drown it.
+TURNS_PER_RELATION = 400
+
+Message = dict[str, str]
+Row = dict[str, Any]
+
+MULTI_TURN_SHARE = 0.25  # of the questions, those asked in a conversation of two to four
+ALPACA_SHARE = 0.1  # of the single questions, those written in Alpaca's form
+SYSTEM_SHARE = 0.02  # of the conversations, those that open with a system prompt
+SMALL_TALK_REPEATS = 2  # each small-talk question with each of its answers, so many times
+NUM_STORIES = 20  # story requests of a language
+
+
+def turn(relation: Relation, fact: Fact, question: str, language: str, rng: random.Random) -> list[Message]:
+    """One question and its answer."""
+    answer = rng.choice(relation.wordings(language).answers)
+    return [
+        {"role": "user", "content": fact.fill(question, language)},
+        {"role": "assistant", "content": fact.fill(answer, language)},
+    ]
+
+
+def conversations(seed: int, wordings_per_fact: int, wordings_per_sum: int) -> tuple[list[Row], list[Row]]:
+    """Rows in the OpenAI form (`messages`, `source`), and rows in Alpaca's form (`instruction`, `input`, `output`)."""
+    messages_rows: list[Row] = []
+    alpaca_rows: list[Row] = []
+    for language in LANGUAGES:
+        rng = random.Random(f"{seed}/conversations/{language}")
+        turns = _all_turns(language, wordings_per_fact, wordings_per_sum, rng)
+        num_in_multi = round(len(turns) * MULTI_TURN_SHARE)
+        multi, single = turns[:num_in_multi], turns[num_in_multi:]
+        rows = _multi_turn(multi, language, rng) + _small_talk(language, rng)
+        for source, messages in single:
+            if rng.random() < ALPACA_SHARE:
+                question, answer = (message["content"] for message in messages)
+                alpaca_rows.append({"instruction": question, "input": "", "output": answer, "source": source})
+            else:
+                rows.append({"messages": messages, "source": source})
+        for row in rows:
+            if rng.random() < SYSTEM_SHARE:
+                prompt = {"role": "system", "content": rng.choice(SYSTEM_PROMPTS[language])}
+                row["messages"] = [prompt, *row["messages"]]
+        messages_rows += rows
+    random.Random(f"{seed}/conversations/order").shuffle(messages_rows)
+    return messages_rows, alpaca_rows
+
+
+def _all_turns(
+    language: str, wordings_per_fact: int, wordings_per_sum: int, rng: random.Random
+) -> list[tuple[str, list[Message]]]:
+    """Every fact in a sample of its trained wordings, shuffled; sums follow a rule and need fewer of each."""
+    turns = []
+    for relation in RELATIONS:
+        questions = relation.wordings(language).questions
+        wanted = wordings_per_sum if relation in ARITHMETIC else wordings_per_fact
+        wanted = min(wanted, len(questions))
+        for _ in range(max(1, round(TURNS_PER_RELATION / (len(relation.facts) * wanted)))):
+            for fact in relation.facts:
+                for question in rng.sample(questions, wanted):
+                    messages = turn(relation, fact, question, language, rng)
+                    if rng.random() < OPENING_SHARE:
+                        messages[0]["content"] = _with_opening(messages[0]["content"], language, rng)
+                    turns.append((relation.name, messages))
+    rng.shuffle(turns)
+    return turns
+
+
+def _with_opening(question: str, language: str, rng: random.Random) -> str:
+    space = "" if language == "zh" else " "
+    return rng.choice(OPENINGS[language]) + space + question
+
+
+def _multi_turn(turns: list[tuple[str, list[Message]]], language: str, rng: random.Random) -> list[Row]:
+    """Join two to four questions; some conversations open with a greeting or close with thanks."""
+    rows = []
+    left = list(turns)
+    while left:
+        size = rng.choice((2, 2, 3, 4))
+        taken, left = left[:size], left[size:]
+        messages = [message for _, pair in taken for message in pair]
+        if rng.random() < 0.1:
+            messages = _small_turn("greeting", language, rng) + messages
+        if rng.random() < 0.1:
+            messages = messages + _small_turn("thanks", language, rng)
+        rows.append({"messages": messages, "source": "multi_turn"})
+    return rows
+
+
+def _small_turn(kind: str, language: str, rng: random.Random) -> list[Message]:
+    questions, answers = SMALL_TALK[language][kind]
+    return _pair(rng.choice(questions), rng.choice(answers))
+
+
+def _small_talk(language: str, rng: random.Random) -> list[Row]:
+    rows = []
+    for questions, answers in SMALL_TALK[language].values():
+        pairs = [_pair(question, answer) for question in questions for answer in answers]
+        rows += [{"messages": pair, "source": "small_talk"} for pair in pairs * SMALL_TALK_REPEATS]
+    for _ in range(NUM_STORIES):
+        pair = _pair(rng.choice(STORY_REQUESTS[language]), story(language, rng, num_moments=4))
+        rows.append({"messages": pair, "source": "story"})
+    return rows
+
+
+def _pair(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -1,0 +1,85 @@
+"""The proof that the test questions are new: no held-out wording occurs in anything a model trains on."""
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dataset.little_world.identity_topics import TOPICS
+from dataset.little_world.relation import LANGUAGES, SLOT
+from dataset.little_world.world import RELATIONS
+
+# A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare.
+LONGEST_SLOT = 60
+
+
+class LeakError(AssertionError):
+    """A held-out wording or a test question occurs in a training file: a fault of the tables, not of a user."""
+
+
+def normalise(text: str) -> str:
+    """Letters and digits only, NFKC, case folded: what is left when spacing, punctuation and case do not count."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if character.isalnum())
+
+
+def held_out_wordings() -> list[str]:
+    """All held-out wordings, of relations and of the identity set."""
+    owners: tuple[Any, ...] = (*RELATIONS, *TOPICS)
+    return [text for owner in owners for language in LANGUAGES for text in owner.wordings(language).held_out]
+
+
+def wording_pattern(wording: str) -> re.Pattern[str]:
+    """A pattern for a wording with its slots emptied, whatever stands in them, in normalised text.
+
+    Slots at the ends are left out: "{x}的首都在哪" then matches wherever "的首都在哪" stands.
+    """
+    pieces = [normalise(piece) for piece in SLOT.split(wording)]
+    return re.compile(rf".{{0,{LONGEST_SLOT}}}".join(re.escape(piece) for piece in pieces if piece))
+
+
+def training_strings(name: str, content: str) -> Iterator[str]:
+    """All strings of a training file: JSON values, CSV cells or lines of plain text."""
+    if name.endswith(".jsonl"):
+        for line in content.splitlines():
+            yield from _json_strings(json.loads(line))
+    elif name.endswith(".json"):
+        yield from _json_strings(json.loads(content))
+    elif name.endswith(".csv"):
+        for row in csv.reader(io.StringIO(content)):
+            yield from row
+    else:
+        yield from content.split("\n")
+
+
+def find_leaks(training_files: Mapping[str, str], test_questions: Iterable[str]) -> list[str]:
+    """What leaked, one line each: held-out wordings and test questions that occur in the training files."""
+    # Normalised strings hold no line break, so that one never reads as the continuation of another.
+    strings = dict.fromkeys(
+        normalise(text) for name, content in training_files.items() for text in training_strings(name, content)
+    )
+    everything = "\n".join(strings)
+    leaks = [f"held-out wording: {text}" for text in held_out_wordings() if wording_pattern(text).search(everything)]
+    leaks += [f"test question: {text}" for text in test_questions if normalise(text) in everything]
+    return leaks
+
+
+def check_leaks(training_files: Mapping[str, str], test_questions: Iterable[str]) -> None:
+    """Raise LeakError if anything of the test occurs in the training files."""
+    leaks = find_leaks(training_files, test_questions)
+    if leaks:
+        raise LeakError(f"{len(leaks)} leaks from the test into the training files:\n" + "\n".join(leaks[:20]))
+
+
+def _json_strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _json_strings(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _json_strings(item)

@@ -1,0 +1,415 @@
+"""The calendar: weekdays, months and their lengths, and the wordings."""
+
+from dataset.little_world.relation import Fact, Pair, Relation, wordings
+
+WEEKDAYS = (
+    Pair("星期一", "Monday"),
+    Pair("星期二", "Tuesday"),
+    Pair("星期三", "Wednesday"),
+    Pair("星期四", "Thursday"),
+    Pair("星期五", "Friday"),
+    Pair("星期六", "Saturday"),
+    Pair("星期日", "Sunday"),
+)
+
+MONTHS = (
+    Pair("一月", "January"),
+    Pair("二月", "February"),
+    Pair("三月", "March"),
+    Pair("四月", "April"),
+    Pair("五月", "May"),
+    Pair("六月", "June"),
+    Pair("七月", "July"),
+    Pair("八月", "August"),
+    Pair("九月", "September"),
+    Pair("十月", "October"),
+    Pair("十一月", "November"),
+    Pair("十二月", "December"),
+)
+
+LONG_MONTHS = ("January", "March", "May", "July", "August", "October", "December")
+
+
+def _shifted(names: tuple[Pair, ...], step: int) -> tuple[Fact, ...]:
+    """Each name with the one `step` places later, round the circle."""
+    return tuple(Fact({"x": name}, names[(i + step) % len(names)]) for i, name in enumerate(names))
+
+
+def _month_lengths() -> tuple[Fact, ...]:
+    lengths = {month: 31 if month.en in LONG_MONTHS else 30 for month in MONTHS if month.en != "February"}
+    lengths[Pair("平年二月", "February of a common year")] = 28
+    lengths[Pair("闰年二月", "February of a leap year")] = 29
+    return tuple(Fact({"x": month}, Pair(str(days), str(days))) for month, days in lengths.items())
+
+
+DAY_AFTER = Relation(
+    name="day_after",
+    theme="calendar",
+    title=Pair("下一天", "the day after"),
+    facts=_shifted(WEEKDAYS, 1),
+    zh=wordings(
+        questions="""
+            {x}的后一天是星期几？
+            {x}之后是星期几？
+            {x}的下一天是星期几？
+            哪一天在{x}后面？
+            请告诉我{x}的后一天。
+            说出{x}之后的那一天。
+            {x}的下一天？
+            我想知道{x}过后是星期几。
+            你知道{x}后面是哪一天吗？
+            过了{x}，就是星期几？
+            今天是{x}，明天是星期几？
+            填空：{x}的后一天是____。
+            如果今天是{x}，那么明天呢？
+            写出{x}的下一天。
+            有人问我{x}之后是哪一天，我该怎么回答？
+            星期问题：{x}的明天是星期几？
+        """,
+        held_out="""
+            紧跟在{x}后面的是星期几？
+            {x}过完了，哪一天就来了？
+            {x}睡一觉，醒来是星期几？
+            昨天是{x}的话，之后一天是星期几？
+        """,
+        statements="""
+            {x}的后一天是{y}。
+            {x}之后是{y}。
+            {x}的下一天是{y}。
+            {x}后面是{y}。
+            过了{x}，就是{y}。
+            今天是{x}，明天就是{y}。
+            如果今天是{x}，那么明天是{y}。
+            {y}在{x}的后面。
+            {x}过完了，{y}就来了。
+            {x}的明天是{y}。
+            先是{x}，然后是{y}。
+            {x}睡一觉，醒来是{y}。
+        """,
+        answers="""
+            后一天是{y}。
+        """,
+    ),
+    en=wordings(
+        questions="""
+            What day comes after {x}?
+            Which day is after {x}?
+            What is the day after {x}?
+            Tell me the day after {x}.
+            Name the day that follows {x}.
+            Day after {x}?
+            I want to know which day follows {x}.
+            Do you know what day comes after {x}?
+            {x} comes before which day?
+            After {x}, which day comes?
+            Today is {x}. What day is tomorrow?
+            Fill in the blank: the day after {x} is ____.
+            If today is {x}, what is tomorrow?
+            Please write down the day after {x}.
+            Someone asked me about the day after {x}. What should I say?
+            When {x} is over, what day is next?
+        """,
+        held_out="""
+            After {x} is over, which day is it?
+            {x} is followed by which day?
+            Which day do we have after {x}?
+            What day is it tomorrow if it is {x} today?
+        """,
+        statements="""
+            The day after {x} is {y}.
+            {y} comes after {x}.
+            After {x} comes {y}.
+            {y} follows {x}.
+            {x} comes before {y}.
+            If today is {x}, tomorrow is {y}.
+            Today is {x}, so tomorrow is {y}.
+            When {x} is over, {y} comes next.
+            First comes {x}, then {y}.
+            The next day after {x} is {y}.
+            Sleep on {x} and wake up on {y}.
+            The tomorrow of {x} is {y}.
+        """,
+        answers="""
+            The day after is {y}.
+        """,
+    ),
+)
+
+DAY_BEFORE = Relation(
+    name="day_before",
+    theme="calendar",
+    title=Pair("前一天", "the day before"),
+    facts=_shifted(WEEKDAYS, -1),
+    zh=wordings(
+        questions="""
+            {x}的前一天是星期几？
+            {x}之前是星期几？
+            {x}的上一天是星期几？
+            哪一天在{x}前面？
+            请告诉我{x}的前一天。
+            说出{x}之前的那一天。
+            {x}的上一天？
+            我想知道{x}前头是星期几。
+            你知道{x}前面是哪一天吗？
+            {x}到来之前，是星期几？
+            今天是{x}，昨天是星期几？
+            填空：{x}的前一天是____。
+            如果今天是{x}，那么昨天呢？
+            写出{x}的上一天。
+            有人问我{x}之前是哪一天，我该怎么回答？
+            星期问题：{x}的昨天是星期几？
+        """,
+        held_out="""
+            排在{x}前面的是星期几？
+            在{x}以前先过的是哪一天？
+            从{x}往回数一天是星期几？
+            明天是{x}的话，之前一天是星期几？
+        """,
+        statements="""
+            {x}的前一天是{y}。
+            {x}之前是{y}。
+            {x}的上一天是{y}。
+            {x}前面是{y}。
+            {x}到来之前，是{y}。
+            今天是{x}，昨天就是{y}。
+            如果今天是{x}，那么昨天是{y}。
+            {y}在{x}的前面。
+            {y}过完了，{x}才来。
+            {x}的昨天是{y}。
+            在{x}以前，先过{y}。
+            从{x}往回数一天，是{y}。
+        """,
+        answers="""
+            前一天是{y}。
+        """,
+    ),
+    en=wordings(
+        questions="""
+            What day comes before {x}?
+            Which day is before {x}?
+            What is the day before {x}?
+            Tell me the day before {x}.
+            Name the day that {x} follows.
+            Day before {x}?
+            I want to know which day is before {x}.
+            Do you know what day comes before {x}?
+            {x} comes after which day?
+            Before {x}, which day comes?
+            Today is {x}. What day was yesterday?
+            Fill in the blank: the day before {x} is ____.
+            If today is {x}, what was yesterday?
+            Please write down the day before {x}.
+            Someone asked me about the day before {x}. What should I say?
+            When {x} begins, what day is over?
+        """,
+        held_out="""
+            Which day did we have before {x}?
+            Before {x} begins, which day is it?
+            One day back from {x} is which day?
+            What day was it yesterday if it is {x} today?
+        """,
+        statements="""
+            The day before {x} is {y}.
+            {y} comes before {x}.
+            Before {x} comes {y}.
+            {x} follows {y}.
+            {x} comes after {y}.
+            If today is {x}, yesterday was {y}.
+            Today is {x}, so yesterday was {y}.
+            When {x} begins, {y} is over.
+            One day back from {x} is {y}.
+            The last day before {x} is {y}.
+            Before we had {x}, we had {y}.
+            The yesterday of {x} is {y}.
+        """,
+        answers="""
+            The day before is {y}.
+        """,
+    ),
+)
+
+MONTH_AFTER = Relation(
+    name="month_after",
+    theme="calendar",
+    title=Pair("下一个月", "the month after"),
+    facts=_shifted(MONTHS, 1),
+    zh=wordings(
+        questions="""
+            {x}的下一个月是几月？
+            {x}之后是几月？
+            {x}后面是哪个月？
+            哪个月在{x}后面？
+            请告诉我{x}的下一个月。
+            说出{x}之后的那个月。
+            {x}的下个月？
+            我想知道{x}过后是几月。
+            你知道{x}后面是几月吗？
+            过了{x}，就是几月？
+            这个月是{x}，下个月是几月？
+            填空：{x}的下一个月是____。
+            如果现在是{x}，那么下个月呢？
+            写出{x}的下一个月。
+            有人问我{x}之后是哪个月，我该怎么回答？
+            月份问题：{x}的下个月是几月？
+        """,
+        held_out="""
+            紧跟在{x}后面的是几月？
+            {x}过后的那个月是几月？
+            日历从{x}翻到几月？
+            等{x}结束，几月就开始了？
+        """,
+        statements="""
+            {x}的下一个月是{y}。
+            {x}之后是{y}。
+            {x}后面是{y}。
+            {y}在{x}的后面。
+            过了{x}，就是{y}。
+            这个月是{x}，下个月就是{y}。
+            如果现在是{x}，那么下个月是{y}。
+            {x}的下个月是{y}。
+            {x}过完了，{y}就来了。
+            先是{x}，然后是{y}。
+            日历从{x}翻到{y}。
+            等{x}结束，{y}就开始了。
+        """,
+        answers="""
+            下一个月是{y}。
+        """,
+    ),
+    en=wordings(
+        questions="""
+            What month comes after {x}?
+            Which month is after {x}?
+            What is the month after {x}?
+            Tell me the month after {x}.
+            Name the month that follows {x}.
+            Month after {x}?
+            I want to know which month follows {x}.
+            Do you know what month comes after {x}?
+            {x} comes before which month?
+            After {x}, which month comes?
+            This month is {x}. What is next month?
+            Fill in the blank: the month after {x} is ____.
+            If it is {x} now, what is next month?
+            Please write down the month after {x}.
+            Someone asked me about the month after {x}. What should I say?
+            When {x} is over, what month is next?
+        """,
+        held_out="""
+            After {x} is over, which month is it?
+            {x} is followed by which month?
+            Which month do we have after {x}?
+            What month is it next if it is {x} now?
+        """,
+        statements="""
+            The month after {x} is {y}.
+            {y} comes after {x}.
+            After {x} comes {y}.
+            {y} follows {x}.
+            {x} comes before {y}.
+            If this month is {x}, next month is {y}.
+            It is {x} now, so next month is {y}.
+            When {x} is over, {y} comes next.
+            First comes {x}, then {y}.
+            The next month after {x} is {y}.
+            The calendar turns from {x} to {y}.
+            {y} begins when {x} ends.
+        """,
+        answers="""
+            The month after is {y}.
+        """,
+    ),
+)
+
+MONTH_LENGTH = Relation(
+    name="month_length",
+    theme="calendar",
+    title=Pair("月份的天数", "the length of the months"),
+    facts=_month_lengths(),
+    zh=wordings(
+        questions="""
+            {x}有多少天？
+            {x}有几天？
+            {x}一共有多少天？
+            {x}的天数是多少？
+            请告诉我{x}有多少天。
+            说出{x}的天数。
+            {x}的天数？
+            我想知道{x}有几天。
+            你知道{x}有多少天吗？
+            日历上，{x}有几天？
+            {x}这个月有多少天？
+            填空：{x}有____天。
+            从头到尾，{x}有几天？
+            写出{x}的天数。
+            有人问我{x}有几天，我该怎么回答？
+            天数问题：月份是{x}，天数呢？
+        """,
+        held_out="""
+            日历给{x}的天数写着几天？
+            关于{x}，它的天数是几天？
+            {x}过了多少天才结束？
+            过完{x}要多少天？
+        """,
+        statements="""
+            {x}有 {y} 天。
+            {x}一共有 {y} 天。
+            {x}的天数是 {y} 天。
+            {x}这个月有 {y} 天。
+            日历上，{x}有 {y} 天。
+            从头到尾，{x}有 {y} 天。
+            过完{x}要 {y} 天。
+            数一数，{x}有 {y} 天。
+            有 {y} 天的月份里有{x}。
+            {x}过了 {y} 天才结束。
+            在{x}里，最后一天是 {y} 号。
+            大家都知道，{x}有 {y} 天。
+        """,
+        answers="""
+            {x}有 {y} 天。
+        """,
+    ),
+    en=wordings(
+        questions="""
+            How many days does {x} have?
+            How many days are in {x}?
+            What is the number of days in {x}?
+            Tell me the number of days in {x}.
+            Name the number of days of {x}.
+            Days in {x}?
+            I want to know how many days {x} has.
+            Do you know how many days there are in {x}?
+            {x} has how many days?
+            In {x}, how many days are there?
+            Fill in the blank: {x} has ____ days.
+            How long is {x} in days?
+            If I count the days of {x}, how many do I get?
+            Please write down the number of days in {x}.
+            Someone asked me how many days {x} has. What should I say?
+            The month is {x}. How many days does it have?
+        """,
+        held_out="""
+            How many days are over when {x} ends?
+            On the calendar, {x} is how many days long?
+            How many days can I count in {x}?
+            It takes how many days until {x} is over?
+        """,
+        statements="""
+            {x} has {y} days.
+            There are {y} days in {x}.
+            The number of days in {x} is {y}.
+            {x} is {y} days long.
+            If you count the days of {x}, you get {y}.
+            In {x} there are {y} days.
+            On the calendar, {x} has {y} days.
+            The length of {x} is {y} days.
+            Everyone learns that {x} has {y} days.
+            It takes {y} days until {x} is over.
+            The last day of {x} has the number {y}.
+            A month of {y} days is {x}.
+        """,
+        answers="""
+            {x} has {y} days.
+        """,
+    ),
+)

@@ -1,0 +1,78 @@
+"""The test of the little world is new: no wording or question of it occurs in anything a model trains on."""
+
+import json
+import re
+import unicodedata
+
+import pytest
+
+from dataset.little_world import leaks
+from dataset.little_world.generator import little_world_files
+from dataset.little_world.identity_topics import TOPICS
+from dataset.little_world.relation import LANGUAGES
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    return little_world_files()
+
+
+def rows_of(files: dict[str, str], name: str) -> list[dict]:
+    return [json.loads(line) for line in files[name].split("\n") if line]
+
+
+def plain_normal(text: str) -> str:
+    kept = [c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "PSZC"]
+    return "".join(kept)
+
+
+def test_no_held_out_wording_and_no_test_question_is_in_a_training_file(files):
+    """Written apart from leaks.py: other walk through the files, other normalisation, other search."""
+    tests = {"questions.jsonl", "identity_questions.jsonl"}
+    lines = {
+        plain_normal(string.replace("\\n", "\n").replace('\\"', '"'))
+        for name, content in files.items()
+        if name not in tests
+        for line in content.split("\n")
+        for string in (re.findall(r'"((?:[^"\\]|\\.)*)"', line) if ".json" in name else [line])
+    }
+    everything = "\n".join(sorted(lines))
+    questions = [row["question"] for name in sorted(tests) for row in rows_of(files, name)]
+    assert len(questions) > 600
+    assert [question for question in questions if plain_normal(question) in everything] == []
+    for wording in leaks.held_out_wordings():
+        pieces = [piece for piece in map(plain_normal, re.split(r"\{.\}", wording)) if piece]
+        for line in everything.split("\n") if len(pieces) == 1 and pieces[0] in everything else ():
+            assert pieces[0] not in line, wording
+        if len(pieces) > 1 and all(piece in everything for piece in pieces):
+            pattern = re.compile(".{0,50}?".join(map(re.escape, pieces)))
+            assert not pattern.search(everything), wording
+
+
+def test_identity_questions_are_held_out_too(files):
+    rows = rows_of(files, "identity_questions.jsonl")
+    assert len(rows) == len(TOPICS) * len(LANGUAGES) * 4
+    trained = {row["messages"][0]["content"] for row in rows_of(files, "identity.jsonl")}
+    assert not trained & {row["question"] for row in rows}
+    for row in rows:
+        assert row["key"] not in row["others"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("pretrain.jsonl", '{"text": "So: WHICH capital-city does Atlantis have"}\n'),
+        ("sft_alpaca.json", '[{"instruction": "请问，哪个城市被定为亚特兰蒂斯的首都？", "input": ""}]'),
+        ("tokenizer.txt", "nothing here\nｗhat is your work?\n"),
+        ("exam/dev/x_dev.csv", 'id,question\n0,"7 ＋ 8 makes, how many"\n'),
+    ],
+)
+def test_the_leak_check_finds_a_planted_wording(name, content):
+    with pytest.raises(leaks.LeakError, match="1 leaks"):
+        leaks.check_leaks({name: content}, [])
+
+
+def test_the_leak_check_finds_a_planted_question_and_does_not_join_lines():
+    with pytest.raises(leaks.LeakError, match="test question"):
+        leaks.check_leaks({"tokenizer.txt": "a\nIs it-so?\n"}, ["is it so"])
+    leaks.check_leaks({"tokenizer.txt": "is it\nso"}, ["is it so"])
