@@ -103,7 +103,7 @@ def _render(
         [(clean_position(start), clean_position(end), token) for start, end, token in control_tokens],
         [(clean_position(start), clean_position(end)) for start, end in spans],
     )
-    return _with_stop_tokens(tokenizer, rendered) if mark_contents else rendered
+    return _widened_spans(tokenizer, rendered) if mark_contents else rendered
 
 
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -127,8 +127,12 @@ def _control_tokens(tokenizer: ChatTokenizer, text: str) -> list[tuple[int, int,
     return [(*match.span(), match.group()) for match in tokenizer.control_pattern.finditer(text)]
 
 
-def _with_stop_tokens(tokenizer: ChatTokenizer, rendered: _Rendered) -> _Rendered:
-    """Spans that include the stop token behind them (and white space before it): the model learns to stop."""
+def _widened_spans(tokenizer: ChatTokenizer, rendered: _Rendered) -> _Rendered:
+    """Spans of contents, widened to what the model has to write around each of them.
+
+    In front, white space that the prompt lacks (Llama 2's ends in `[/INST]`, and ` Paris` is one token).
+    Behind, the stop token and white space before it, so that the model learns to stop.
+    """
     stop_starts = {
         start: end
         for start, end, token in rendered.control_tokens
@@ -136,7 +140,9 @@ def _with_stop_tokens(tokenizer: ChatTokenizer, rendered: _Rendered) -> _Rendere
     }
     spans = []
     for start, end in rendered.trained_spans:
-        spans.append((start, stop_starts.get(_skip_space(rendered.text, end), end)))
+        lead_start = max(0, start - tokenizer.num_lead_spaces)
+        begin = lead_start if rendered.text[lead_start:start].isspace() else start
+        spans.append((begin, stop_starts.get(_skip_space(rendered.text, end), end)))
     return _Rendered(rendered.text, rendered.control_tokens, spans)
 
 
@@ -181,9 +187,7 @@ def _unused_characters(text: str, count: int) -> list[str]:
             unused.append(chr(code))
             if len(unused) == count:
                 return unused
-    raise UserError(
-        "all of Unicode's private-use characters occur in this conversation: none is left to mark it"
-    )
+    raise UserError("all of Unicode's private-use characters occur in this conversation: none is left to mark it")
 
 
 def _break_control_texts(tokenizer: ChatTokenizer, text: str, breaker: str) -> str:
@@ -284,9 +288,7 @@ def template_warnings(tokenizer: ChatTokenizer) -> list[str]:
     warnings = []
     text, _ = tokenizer.render(_PROBE)
     if not tokenizer.control_pattern.search(text):
-        warnings.append(
-            "the chat template writes no special tokens: typed text can imitate the turns of a chat"
-        )
+        warnings.append("the chat template writes no special tokens: typed text can imitate the turns of a chat")
     if any(message["content"] not in text for message in _PROBE):
         warnings.append("the chat template rewrites contents: what is trained is not what the data says")
     if not _is_blind_to_contents(tokenizer):

@@ -1,13 +1,14 @@
 """The `.pth` that one stage hands to the next: one self-contained dictionary of tensors and plain values.
 
-Weights, architecture, tokenizer, chat template and lineage are all in it, so a file is enough to chat, to go on
-training, or to export. It loads with `weights_only=True`: nothing in it can execute. A digest over everything
-finds a file that was cut or altered.
+Weights, architecture, tokenizer, chat template and lineage are all in it, so a file is enough to chat, to go
+on training, or to export. It loads with `weights_only=True`: nothing in it can execute. A digest over
+everything finds a file that was cut or altered.
 """
 
 import hashlib
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,23 @@ from model.tokenizer import ChatTokenizer
 
 FORMAT = 1
 _TIED_HEAD = "lm_head.weight"
+# What a file holds besides its format and its digest.
+_FIELDS: dict[str, type] = {
+    "stage": str,
+    "config": dict,
+    "weights": dict,
+    "tokenizer_files": dict,
+    "generation": dict,
+    "step": int,
+    "tokens": int,
+    "metrics": dict,
+    "lineage": dict,
+}
+# A flipped byte in the pickled part can surface as almost any error; files of another kind do as well.
+_DAMAGE = (
+    *(RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, LookupError, TypeError),
+    *(AttributeError, AssertionError, ImportError, OverflowError, MemoryError, OSError, struct.error),
+)
 
 
 @dataclass
@@ -51,7 +69,7 @@ class Checkpoint:
         return ChatTokenizer.from_files(self.tokenizer_files)
 
     def build_model(self) -> CausalLM:
-        """The model with these weights, on the CPU. UserError names weights that do not fit the configuration."""
+        """The model with these weights, on the CPU; UserError names those that do not fit its shape."""
         model = CausalLM(self.config)
         load_weights(model, self.weights)
         return model
@@ -110,12 +128,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     content = _read(path)
     if "format" not in content or "digest" not in content:
-        raise UserError(f"{path}: not a Seedling checkpoint (a bare state dict?); import it with export_model.py --from")
+        advice = "import it with export_model.py --from"
+        raise UserError(f"{path}: not a Seedling checkpoint (a bare state dict?); {advice}")
     if content["format"] != FORMAT:
-        raise UserError(f"{path}: has format {content['format']}, this version reads {FORMAT}; update Seedling")
+        found = content["format"]
+        raise UserError(f"{path}: has format {found}, this version reads {FORMAT}; update Seedling")
     digest = content.pop("digest")
-    if digest != _digest(content):
-        raise UserError(f"{path}: the file was altered (its digest does not match); restore it or train again")
+    if not _is_well_formed(content) or digest != _digest(content):
+        advice = "restore it or train again"
+        raise UserError(f"{path}: the file was altered (its digest does not match); {advice}")
     del content["format"]
     try:
         config = LMConfig.from_dict(content.pop("config"))
@@ -141,16 +162,36 @@ def load_model(
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable checkpoint (cut short, altered, or another kind of file)") from error
-    except (UnicodeDecodeError, TypeError, AttributeError, IndexError, OverflowError, MemoryError) as error:
-        # A flipped byte in the pickled part can surface as almost any of these.
-        raise UserError(f"{path}: not a readable checkpoint (its contents are damaged)") from error
+    with open(path, "rb") as file:  # outside the `try`: a file that may not be read is other trouble
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except _DAMAGE as error:
+            reason = "cut short, altered, or another kind of file"
+            raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a Seedling checkpoint")
     return content
+
+
+def _is_well_formed(content: Mapping[str, Any]) -> bool:
+    """Whether the fields are those of this format and the digest can be taken at all."""
+    if content.keys() - {"format"} != _FIELDS.keys():
+        return False
+    if not all(isinstance(content[name], kind) for name, kind in _FIELDS.items()):
+        return False
+    plain = {name: value for name, value in content.items() if name != "weights"}
+    return _is_plain(plain) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+        for name, tensor in content["weights"].items()
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(each) for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _content(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -165,7 +206,8 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "metrics": checkpoint.metrics,
         "lineage": checkpoint.lineage,
     }
-    # Through JSON and back: a subclass of str (torch.__version__ is one) would not load with weights_only=True.
+    # Through JSON and back: a subclass of str (torch.__version__ is one) would not load with
+    # weights_only=True.
     return {**json.loads(canonical_json(plain)), "weights": checkpoint.weights}
 
 

@@ -1,7 +1,7 @@
 """The architecture of a model, as one frozen dataclass that validates itself.
 
-The words are those of the Llama family. `LMConfig` knows its presets, its parameter count and the arithmetic that
-one token of training costs; it imports no torch, so a script can check it before any device is touched.
+The words are those of the Llama family. `LMConfig` knows its presets, its parameter count and the arithmetic
+that one token of training costs; it imports no torch, so a script can check it before any device is touched.
 """
 
 import math
@@ -24,8 +24,9 @@ _OPTIONAL_SCALING_KEYS = {"yarn": {"beta_fast", "beta_slow", "attention_factor"}
 class LMConfig:
     """Architecture of a dense or mixture-of-experts decoder.
 
-    `head_dim`, `hidden_dim` and `moe_hidden_dim` follow from the other values when they are left at None; after
-    construction they are numbers. Raises UserError, with what to change, for an architecture that cannot be.
+    `head_dim`, `hidden_dim` and `moe_hidden_dim` follow from the other values when they are left at None;
+    after construction they are numbers. Raises UserError, with what to change, for an architecture that
+    cannot be.
     """
 
     dim: int = 512  # width of the residual stream
@@ -141,11 +142,11 @@ class LMConfig:
             if self.qk_norm and self.n_shared_experts:
                 return "qk_norm with shared experts: set n_shared_experts 0 or qk_norm false"
             if not self.norm_topk_prob and self.n_shared_experts:
-                return "norm_topk_prob false with shared experts: set n_shared_experts 0 or norm_topk_prob true"
+                return "norm_topk_prob false with shared experts: set it true or n_shared_experts 0"
             if not self.norm_topk_prob and not self.qk_norm:
-                return "norm_topk_prob false without qk_norm: set qk_norm true (qwen3_moe) or norm_topk_prob true"
+                return "norm_topk_prob false without qk_norm: set one of them true"
             if not self.qk_norm and not square_heads:
-                return "mixture of experts whose head_dim is not dim / n_heads: set qk_norm true or change head_dim"
+                return "experts and a head_dim other than dim / n_heads: set qk_norm true or change head_dim"
             if self.qkv_bias or self.mlp_bias or self.sliding_window:
                 return "mixture of experts with qkv_bias, mlp_bias or sliding_window: leave them off"
         elif self.qk_norm and (self.mlp_bias or self.sliding_window):
@@ -154,7 +155,7 @@ class LMConfig:
             return "sliding_window with biases: leave one of them off"
         return None
 
-    # ---- sizes -----------------------------------------------------------------------------------------------
+    # ---- sizes ---------------------------------------------------------------------------------------------
 
     def num_parameters(self, active_only: bool = False) -> int:
         """Number of parameters; with `active_only`, those that one token passes through (MoE)."""
@@ -184,8 +185,9 @@ class LMConfig:
     def flops_per_token(self, seq_len: int | None = None) -> float:
         """Floating-point operations to train on one token, forward and backward: 6·N + 12·L·T·d.
 
-        N counts the matrices that a token is multiplied with, the output head included and the embedding look-up
-        not; T is the length of a row and d the width of all heads (PaLM, arXiv:2204.02311, appendix B).
+        N counts the matrices that a token is multiplied with, the output head included and the embedding
+        look-up not; T is the length of a row and d the width of all heads (PaLM, arXiv:2204.02311, appendix
+        B).
         """
         assert self.head_dim is not None
         matrices = self.num_parameters(active_only=True)
@@ -194,7 +196,7 @@ class LMConfig:
         attention = self.n_layers * (seq_len or self.max_seq_len) * self.n_heads * self.head_dim
         return 6.0 * matrices + 12.0 * attention
 
-    # ---- presets and plain values ----------------------------------------------------------------------------
+    # ---- presets and plain values --------------------------------------------------------------------------
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -204,7 +206,7 @@ class LMConfig:
         return cls(**{**PRESETS[name], **changes})
 
     def with_changes(self, **changes: Any) -> Self:
-        """A copy with other values, validated again; widths that followed from the old values stay as they are."""
+        """A copy with other values, validated again; widths that followed from the old ones stay."""
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,7 +227,7 @@ class LMConfig:
 # 26,878,464 parameters without its experts; shared by `small` and `moe`.
 _SMALL = {"dim": 512, "n_layers": 8, "n_heads": 16, "n_kv_heads": 8}
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"dim": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "max_seq_len": 256},  # the little world
+    "tiny": {"dim": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "max_seq_len": 256},
     "small": _SMALL,
     "base": {"dim": 768, "n_layers": 16, "n_heads": 16, "n_kv_heads": 8},  # 108,749,568
     "moe": {**_SMALL, "use_moe": True},  # 113,402,368, of which a token meets 78,799,360
@@ -243,7 +245,8 @@ def _divisors(number: int) -> list[int]:
 def _check_rope_scaling(scaling: Mapping[str, Any]) -> None:
     kind = scaling.get("rope_type")
     if kind not in ROPE_SCALING_TYPES:
-        raise UserError(f"rope_scaling: found rope_type {kind!r}, expected one of {', '.join(ROPE_SCALING_TYPES)}")
+        known = ", ".join(ROPE_SCALING_TYPES)
+        raise UserError(f"rope_scaling: found rope_type {kind!r}, expected one of {known}")
     needed, optional = ROPE_SCALING_TYPES[kind], _OPTIONAL_SCALING_KEYS.get(kind, set())
     if missing := sorted(needed - scaling.keys()):
         raise UserError(f"rope_scaling: rope_type {kind} needs {', '.join(missing)}")

@@ -1,13 +1,13 @@
 """The decoder: pre-norm transformer blocks with grouped-query attention and a SwiGLU or a mixture of experts.
 
-Plain modules, with the parameter names of the stock transformers architectures, so that exporting is a copy. One
-`forward` serves training, prefill and decoding.
+Plain modules, with the parameter names of the stock transformers architectures, so that exporting is a copy.
+One `forward` serves training, prefill and decoding.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,15 @@ from model.config import LMConfig
 from model.head import LMHead
 from model.kv_cache import KVCache
 from model.moe import MoEFeedForward, RouterStatistics
+from model.norm import RMSNorm
 from model.rope import RotaryEmbedding, rotate
-
-
-class RMSNorm(nn.Module):
-    """x / √(mean(x²) + ε) · weight over the last dimension (arXiv:1910.07467), in at least float32."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        wide = hidden_states if hidden_states.dtype == torch.float64 else hidden_states.float()
-        normed = nn.functional.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps)
-        return normed.to(hidden_states.dtype)
 
 
 class AttentionInputs(NamedTuple):
     """What every layer's attention needs, made once a forward pass."""
 
     cos: Tensor  # [batch, 1, seq, head_dim]
-    sin: Tensor
+    sin: Tensor  # the same, its first half negative
     mask: Tensor | None  # bool [batch, 1, seq, keys], True = may look; None with `is_causal` or a lone query
     is_causal: bool
     kv_cache: KVCache | None
@@ -172,7 +159,7 @@ class Decoder(nn.Module):
     ) -> AttentionInputs:
         seq, slots, num_slots = input_ids.shape[1], None, 0
         steps = torch.arange(seq, device=input_ids.device)[None]
-        query_index, key_index = steps, steps  # places in the row: what "earlier" means, whatever the positions
+        query_index, key_index = steps, steps  # places in the row: what "earlier" means
         is_fresh = kv_cache is None or not any(kv_cache.lengths)
         if kv_cache is not None:
             query_index, slots = kv_cache.next_slots(chunk_lengths, seq)
@@ -190,7 +177,8 @@ class Decoder(nn.Module):
             is_causal = seq > 1
         elif not (kv_cache and seq == 1 and window is None and len(set(kv_cache.lengths)) == 1):
             if num_slots:
-                # Padding beyond the last slot looks from there: a row that sees nothing is NaN on some devices.
+                # Padding beyond the last slot looks from there: a row that sees nothing is NaN on some
+                # devices.
                 query_index = query_index.clamp(max=num_slots - 1)
             mask = _visible(query_index, key_index, segment_ids, window)
         return AttentionInputs(cos, sin, mask, is_causal, kv_cache, slots, num_slots)
@@ -228,12 +216,12 @@ class CausalLM(nn.Module):
         self.model = Decoder(config)
         self.lm_head = LMHead(config.dim, config.vocab_size)
         if config.tie_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+            self.lm_head.weight = cast(nn.Parameter, self.model.embed_tokens.weight)
         self.initialize()
 
     @torch.no_grad()
     def initialize(self, std: float = 0.02) -> None:
-        """Normal weights; those that write to the residual stream smaller, as 2·n_layers of them add up (GPT-2)."""
+        """Normal weights; the 2·n_layers that add up in the residual stream are smaller (GPT-2)."""
         depth_scaled = std / math.sqrt(2 * self.config.n_layers)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -270,9 +258,7 @@ class CausalLM(nn.Module):
         """
         batch, seq = input_ids.shape
         lengths = [seq] * batch if chunk_lengths is None else list(chunk_lengths)
-        hidden_states, statistics = self.model(
-            input_ids, position_ids, segment_ids, document_mask, kv_cache, lengths
-        )
+        hidden_states, statistics = self.model(input_ids, position_ids, segment_ids, document_mask, kv_cache, lengths)
         if kv_cache is not None:
             kv_cache.advance(lengths)
         output = LMOutput(hidden_states)

@@ -19,7 +19,7 @@ _DISK_ADVICE = {
     errno.EPERM: "permission denied: choose another path or change its permissions",
     errno.EISDIR: "this is a folder, but a file was expected",
     errno.EEXIST: "a file of this name is in the way: remove it or choose another path",
-    errno.EFBIG: "the file would be larger than this system allows: choose another disk or raise the limit (ulimit -f)",
+    errno.EFBIG: "the file would be larger than allowed: choose another disk or raise the limit (ulimit -f)",
     errno.ENOTDIR: "a part of this path is a file, but a folder was expected",
     errno.ENAMETOOLONG: "this name is too long for the file system",
 }

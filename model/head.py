@@ -31,26 +31,38 @@ class LMHead(nn.Module):
             targets: [batch, seq] token ids; `IGNORED` where nothing is trained.
 
         Returns:
-            −log p of each target, and the log-sum-exp of each position's logits (for a z-loss), both [batch, seq]
-            and both 0 where the target is ignored.
+            −log p of each target, and the log-sum-exp of each position's logits (for a z-loss), both [batch,
+            seq] and both 0 where the target is ignored.
         """
         flat_hidden, flat_targets = hidden_states.flatten(0, -2), targets.flatten()
+        if targets.device.type == "cpu":
+            # Three quarters of a fine-tuning batch are the user's words: no logits are made for those. On a
+            # GPU counting the targets would stall it, so there every position is computed.
+            trained = (flat_targets != IGNORED).nonzero().squeeze(-1)
+            found = self._losses(flat_hidden.index_select(0, trained), flat_targets[trained])
+            losses, log_sum_exp = (each.new_zeros(len(flat_targets)).index_put((trained,), each) for each in found)
+        else:
+            losses, log_sum_exp = self._losses(flat_hidden, flat_targets)
+        return losses.view(targets.shape), log_sum_exp.view(targets.shape)
+
+    def _losses(self, flat_hidden: Tensor, flat_targets: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` on [tokens, dim] and [tokens], a chunk at a time when there are many."""
         chunk = max(1, MAX_LOGIT_ELEMENTS // self.weight.shape[0])
         if len(flat_targets) <= chunk:
-            losses, log_sum_exp = self._token_losses(flat_hidden, flat_targets)
-        else:
-            pieces = [
-                checkpoint(self._token_losses, hidden, target, use_reentrant=False)
-                for hidden, target in zip(flat_hidden.split(chunk), flat_targets.split(chunk), strict=True)
-            ]
-            losses, log_sum_exp = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        return losses.view(targets.shape), log_sum_exp.view(targets.shape)
+            return self._token_losses(flat_hidden, flat_targets)
+        pieces = [
+            checkpoint(self._token_losses, hidden, target, use_reentrant=False)
+            for hidden, target in zip(flat_hidden.split(chunk), flat_targets.split(chunk), strict=True)
+        ]
+        losses, log_sum_exp = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return losses, log_sum_exp
 
     def _token_losses(self, hidden_states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.logits(hidden_states)
         losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
         ignored = targets == IGNORED
-        # −log p = log-sum-exp − logit, so the log-sum-exp costs one look-up and no second pass over the logits.
-        # By index and not by `gather`, which would keep all logits for the backward pass once more.
-        target_logits = logits[torch.arange(len(targets), device=targets.device), targets.masked_fill(ignored, 0)]
+        # −log p = log-sum-exp − logit, so the log-sum-exp costs one look-up and no second pass over the
+        # logits. By index and not by `gather`, which would keep all logits for the backward pass once more.
+        places = torch.arange(len(targets), device=targets.device)
+        target_logits = logits[places, targets.masked_fill(ignored, 0)]
         return losses, (target_logits + losses).masked_fill(ignored, 0.0)

@@ -12,9 +12,9 @@ from model.config import LMConfig
 class KVCache:
     """Preallocated keys and values: slot j of a sequence holds its position j.
 
-    Because a slot is a position, sequences of different lengths share a batch without left padding: a query at
-    position p sees the slots 0…p of its own sequence and nothing else. Ragged chunks are padded on the right; the
-    padding is written to one spare slot at the end, which no query ever sees.
+    Because a slot is a position, sequences of different lengths share a batch without left padding: a query
+    at position p sees the slots 0…p of its own sequence and nothing else. Ragged chunks are padded on the
+    right; the padding is written to one spare slot at the end, which no query ever sees.
 
     Args:
         config: the architecture.
@@ -38,14 +38,14 @@ class KVCache:
         """Positions and slots of the next chunk, each `[batch, chunk_size]`; padding gets the spare slot."""
         device = self.keys.device
         for length, new in zip(self.lengths, chunk_lengths, strict=True):
-            assert 0 <= new <= chunk_size and length + new <= self.capacity, "the chunk does not fit the cache"
+            assert 0 <= new <= chunk_size and length + new <= self.capacity, "the chunk does not fit"
         steps = torch.arange(chunk_size, device=device)
         positions = torch.tensor(self.lengths, device=device)[:, None] + steps
         is_real = steps < torch.tensor(list(chunk_lengths), device=device)[:, None]
         return positions, torch.where(is_real, positions, self.capacity)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store one layer's `keys`, `values` [batch, n_kv_heads, chunk, head_dim] at `slots` [batch, chunk]."""
+        """Store a layer's `keys` and `values` [batch, n_kv_heads, chunk, head_dim] at `slots` [batch, chunk]."""
         batch = torch.arange(slots.shape[0], device=slots.device)[:, None]
         self.keys[layer][batch, :, slots] = keys.transpose(1, 2).to(self.keys.dtype)
         self.values[layer][batch, :, slots] = values.transpose(1, 2).to(self.values.dtype)

@@ -1,7 +1,7 @@
 """The mixture-of-experts feed-forward: a router chooses a few of many small networks for each token.
 
-The form is DeepSeekMoE's (arXiv:2401.06066): softmax gate, top-k routed experts, and shared experts that every
-token passes through. Without the balancing loss a router soon sends everything to a few favourites.
+The form is DeepSeekMoE's (arXiv:2401.06066): softmax gate, top-k routed experts, and shared experts that
+every token passes through. Without the balancing loss a router soon sends everything to a few favourites.
 """
 
 from functools import lru_cache
@@ -16,7 +16,7 @@ from model.config import LMConfig
 class RouterStatistics(NamedTuple):
     """What one layer's router did with a batch."""
 
-    balance_loss: Tensor  # scalar: sum over sequences (or the batch's value × its sequences), not yet weighted
+    balance_loss: Tensor  # scalar: sum over sequences (or batch value × sequences), not yet weighted
     expert_load: Tensor  # [n_routed_experts] tokens sent to each expert, padding excluded
 
 
@@ -83,14 +83,16 @@ class MoEFeedForward(nn.Module):
     ) -> RouterStatistics:
         """Balancing loss Σ_i f_i·P_i: f_i the share of tokens sent to expert i, P_i its mean probability.
 
-        f is scaled by the number of experts, so perfect balance gives 1 (DeepSeek-V2, arXiv:2405.04434, eq. 23–25).
+        f is scaled by the number of experts, so perfect balance gives 1 (DeepSeek-V2, arXiv:2405.04434, eq.
+        23–25).
         """
         batch, seq = shape
         num_experts, top_k = scores.shape[-1], chosen.shape[-1]
         if segment_ids is None:
             segment_ids = torch.zeros(batch, seq, dtype=torch.long, device=scores.device)
         is_real = (segment_ids >= 0).flatten()
-        # A sequence is a segment of a row. A fixed number of groups (one a token is enough) keeps shapes static.
+        # A sequence is a segment of a row. A fixed number of groups (one a token is enough) keeps shapes
+        # static.
         row = torch.arange(batch, device=scores.device)[:, None]
         group = (row * seq + segment_ids.clamp(min=0)).flatten()
         picked = torch.zeros_like(scores).scatter_(1, chosen, 1.0) * is_real[:, None]

@@ -1,7 +1,8 @@
 """Rotary position embeddings (RoFormer, arXiv:2104.09864), in the half-rotation layout of transformers.
 
-Each head's vector is read as head_dim / 2 points (x[i], x[i + head_dim / 2]) in the plane; position p turns point
-i by the angle p · θ^(-2i / head_dim). Scaled variants change the angles so that a model reads longer texts.
+Each head's vector is read as head_dim / 2 points (x[i], x[i + head_dim / 2]) in the plane; position p turns
+point i by the angle p · θ^(-2i / head_dim). Scaled variants change the angles so that a model reads longer
+texts.
 """
 
 import math
@@ -40,15 +41,16 @@ def _llama3_frequencies(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tens
 
 def _yarn_frequencies(frequencies: Tensor, scaling: Mapping[str, Any], config: LMConfig) -> tuple[Tensor, float]:
     """YaRN (arXiv:2309.00071): interpolate by parts, and sharpen attention with the factor 0.1·ln(s) + 1."""
+    assert config.head_dim is not None
+    head_dim, half = config.head_dim, len(frequencies)
     context, factor = scaling["original_max_position_embeddings"], scaling["factor"]
-    half = len(frequencies)
 
     def dimension_that_turns(num_turns: float) -> float:
         assert config.head_dim is not None
         return config.head_dim * math.log(context / (num_turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
 
     first = max(math.floor(dimension_that_turns(scaling.get("beta_fast", 32))), 0)
-    last = min(math.ceil(dimension_that_turns(scaling.get("beta_slow", 1))), config.head_dim - 1)  # type: ignore
+    last = min(math.ceil(dimension_that_turns(scaling.get("beta_slow", 1))), head_dim - 1)
     ramp = ((torch.arange(half).float() - first) / max(last - first, 0.001)).clamp(0, 1)
     attention_factor = scaling.get("attention_factor") or (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
     return frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor
@@ -74,14 +76,17 @@ class RotaryEmbedding(nn.Module):
         return self
 
     def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables for `position_ids` [batch, seq]: cos and sin, each [batch, 1, seq, head_dim]."""
+        """Tables for `position_ids` [batch, seq]: cos and signed sin, each [batch, 1, seq, head_dim]."""
         angles = position_ids[:, None, :, None].to(self.frequencies.dtype) * self.frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos() * self.table_factor, angles.sin() * self.table_factor
+        cos, sin = angles.cos() * self.table_factor, angles.sin() * self.table_factor
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn `heads` [batch, n_heads, seq, head_dim] by the tables' angles; the dtype stays."""
-    first, second = heads.chunk(2, dim=-1)
-    rotated = heads * cos + torch.cat((-second, first), dim=-1) * sin
+    """Turn `heads` [batch, n_heads, seq, head_dim] by the tables' angles; the dtype stays.
+
+    The point (x, y) becomes (x·cos − y·sin, y·cos + x·sin). Rolling by half a head puts each y where its x
+    was; the minus is in the table.
+    """
+    rotated = heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * sin
     return rotated.to(heads.dtype)

@@ -43,6 +43,7 @@ _REQUIRED_TEXT = " and ".join(_REQUIRED_FILES)
 _OPTIONAL_FILES = ("chat_template.jinja", "special_tokens_map.json")
 # The named tokens that transformers hands to a chat template as variables.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_PROBE_ANSWER = "Seedling asks the template where an answer stands"
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 # transformers keeps one compiled template for the whole process, which notes the generation spans in itself:
@@ -209,18 +210,27 @@ class ChatTokenizer:
         (text,), spans = rendered  # one conversation in, one out
         return text, spans[0] if with_spans else []
 
-    def _turn_end_id(self) -> int | None:
-        answers = ["Seedlinganswersfirst", "Seedlinganswerslast"]
-        messages = []
-        for answer in answers:
-            messages += [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    @cached_property
+    def num_lead_spaces(self) -> int:
+        """How many white-space characters the template writes between the generation prompt and an answer."""
+        question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE_ANSWER}
         try:
-            text, _ = self.render(messages)
+            prompt, _ = self.render([question], add_generation_prompt=True)
+            text, _ = self.render([question, answer])
+        except UserError:
+            return 0  # `template_warnings` reports it
+        lead = text.partition(_PROBE_ANSWER)[0].removeprefix(prompt)
+        return len(lead) if lead.isspace() else 0
+
+    def _turn_end_id(self) -> int | None:
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE_ANSWER}]
+        try:
+            text, _ = self.render(turn + turn)
         except UserError:
             return None  # no template, or one that cannot do this: `template_warnings` reports it
         # After the last turn; after the first, for templates that end a turn only by opening the next one.
-        for answer in reversed(answers):
-            match = self.control_pattern.match(text.partition(answer)[2].lstrip())
+        for rest in reversed(text.split(_PROBE_ANSWER)[1:]):
+            match = self.control_pattern.match(rest.lstrip())
             if match:
                 return self.control_tokens[match.group()]
         return None
