@@ -1,0 +1,1 @@
+"""How it is judged: scoring, exams, statistics, and the demo report."""

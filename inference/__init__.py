@@ -1,0 +1,1 @@
+"""How it speaks: sampling from the logits, and the engine that decodes."""
