@@ -1,0 +1,36 @@
+"""Fixtures of all tests, and what must be set before torch is first imported."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# One thread a process: workers do not fight for cores, and sums are added in the same order on every machine.
+# Scripts that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test needs the network, or may wait for it. Nothing opens a window.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["MPLBACKEND"] = "Agg"
+
+# On a busy machine an example's time says nothing about the code.
+settings.register_profile("seedling", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("seedling")
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root, where scripts are started as a user would."""
+    return _REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real public data, `$SEEDLING_DATA`; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("SEEDLING_DATA", _REPOSITORY / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set SEEDLING_DATA to its folder")
+    return folder
