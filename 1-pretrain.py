@@ -5,8 +5,8 @@
     python 1-pretrain.py --init_from out/pretrain_512.pth --run_name more --data_path dataset/packed/news
 
 Reads a packed set (python data_process.py pretrain …) and writes out/pretrain_<dim>.pth. Stop it with Ctrl-C or
-kill it: the same command goes on from the last saved step. Settings may also stand in one YAML or JSON file:
-python 1-pretrain.py settings.yaml
+kill it: the same command goes on from the last saved step. Settings may also stand in a YAML or JSON file, and
+flags behind it win: python 1-pretrain.py settings.yaml --batch_size 4
 """
 
 from dataclasses import dataclass
@@ -60,9 +60,7 @@ def main() -> int:
     objective = LanguageModeling(document_mask=bool(data.document_mask), z_loss=training.z_loss)
 
     generation = generation_defaults(ChatTokenizer.from_files(tokenizer_files))
-    stage = Stage(
-        "pretrain", model, objective, train_set, val_set, tokenizer_files, generation, parent, parent_path
-    )
+    stage = Stage("pretrain", model, objective, train_set, val_set, tokenizer_files, generation, parent, parent_path)
     return train(stage, training, run, precision, processes)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from dataset.packing import PackedSet
 from dataset.sampler import rows_of_step, steps_per_epoch
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One update's data."""
 
     index: int
@@ -63,16 +63,17 @@ class Loader:
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """The updates first, first + 1, …, last − 1."""
-        plan = [self._micro_batch_rows(step) for step in range(first, last)]
         loader = DataLoader(
             _PackedRows(self.packed),
-            sampler=[rows for step_rows in plan for rows in step_rows],
+            # Worked out as the reader asks: a long run has millions of steps.
+            sampler=(rows for step in range(first, last) for rows in self._micro_batch_rows(step)),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
         )
         batches = iter(loader)
-        for step, step_rows in zip(range(first, last), plan, strict=True):
+        for step in range(first, last):
+            step_rows = self._micro_batch_rows(step)
             micro_batches = [self._to_device(next(batches)) for _ in step_rows]
             yield Step(step, micro_batches, self._units(np.concatenate(step_rows)))
 
@@ -81,7 +82,7 @@ class Loader:
         return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
 
     def _units(self, rows: np.ndarray) -> dict[str, int]:
-        """What the loss is divided by: known from the packed set before the first backward pass."""
+        """How much the batch counts: known from the packed set before the first backward pass."""
         segments = int(self.packed.segments_per_row[rows].sum())
         return {
             "tokens": int(self.packed.targets_per_row[rows].sum()),

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from model.device import Precision
 from model.errors import UserError
 from trainer.loader import Loader, Step
 from trainer.objectives import Batch, Objective
-from trainer.optimizer import build_optimizer, set_learning_rate
+from trainer.optimizer import Optimizers, build_optimizers, set_learning_rate
 from trainer.parallel import Parallel
 from trainer.report import MetricsLog, Progress, Tracker, draw_curves, write_report
 from trainer.run_folder import RunFolder
@@ -69,7 +69,7 @@ class _Run:
     parallel: Parallel
     folder: RunFolder
     loader: Loader
-    optimizer: torch.optim.Optimizer
+    optimizers: Optimizers
     scaler: torch.amp.GradScaler
     total_steps: int
     identity: dict[str, Any]
@@ -84,8 +84,6 @@ def train(
     Returns:
         the process's exit code: 0, or 128 + the signal that stopped it.
     """
-    training.validate()
-    settings.validate()
     if stage.train_set.num_rows == 0:
         raise UserError(f"{stage.train_set.folder}: has no rows to train on")
     loader = Loader(
@@ -103,17 +101,22 @@ def train(
         print(f"{folder.checkpoint_path}: already done ({total_steps} steps); --overwrite trains it again")
         return 0
     stage.model.to(device=precision.device, dtype=precision.weights)
-    optimizer = build_optimizer(stage.model, training)
+    optimizers = build_optimizers(stage.model, training)
     scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
     run = _Run(
-        stage, training, settings, precision, parallel, folder, loader, optimizer, scaler, total_steps, identity
+        stage, training, settings, precision, parallel, folder, loader, optimizers, scaler, total_steps, identity
     )
     _resume(run)
-    with _stop_signals() as stopped_by:
-        _loop(run, stopped_by)
+    with (
+        closing(_tracker(run)) as tracker,
+        closing(Progress(folder.name, total_steps, run.state.step)) as progress,
+        _stop_signals() as stopped_by,
+    ):
+        _loop(run, tracker, progress, stopped_by)
     if run.state.step < total_steps:
         print(f"stopped at step {run.state.step} of {total_steps}, saved; the same command goes on from there")
         return 128 + stopped_by()
+    _finish(run)
     return 0
 
 
@@ -139,20 +142,19 @@ class _Clock:
         self._start += time.monotonic() - start
 
 
-def _loop(run: _Run, stopped_by: Callable[[], int]) -> None:
+def _tracker(run: _Run) -> Tracker:
+    """The experiment tracker; after a restart it continues the same run."""
+    settings, state = run.settings, run.state
+    name = settings.wandb_run_name or run.folder.name
+    tracker = Tracker(settings.use_wandb, settings.wandb_project, name, state.tracker_id, run.identity)
+    state.tracker_id = tracker.run_id
+    return tracker
+
+
+def _loop(run: _Run, tracker: Tracker, progress: Progress, stopped_by: Callable[[], int]) -> None:
     """Update after update, with what happens between them."""
     state, settings = run.state, run.settings
     log = MetricsLog(run.folder.metrics_path, state.step)
-    name = run.folder.name
-    tracker = Tracker(
-        settings.use_wandb,
-        settings.wandb_project,
-        settings.wandb_run_name or name,
-        state.tracker_id,
-        run.identity,
-    )
-    state.tracker_id = tracker.run_id
-    progress = Progress(name, run.total_steps, state.step)
     eval_interval = settings.eval_interval or max(1, run.total_steps // VALIDATIONS_PER_RUN)
     if state.step == 0:
         _validate(run, log, tracker)
@@ -181,20 +183,18 @@ def _loop(run: _Run, stopped_by: Callable[[], int]) -> None:
             )
         if state.step % eval_interval == 0 or is_last:
             with clock.paused():
-                progress.say(f"step {state.step}: validation loss {_validate(run, log, tracker):.4f}")
+                loss = _validate(run, log, tracker)
+            if loss is not None:
+                progress.say(f"step {state.step}: validation loss {loss:.4f}")
         due = time.monotonic() - last_save > SAVE_SECONDS
         if settings.save_interval:
             due = state.step % settings.save_interval == 0
         if due or is_last or stopped_by():
             _save(run)
-            draw_curves(run.folder.metrics_path, run.folder.path / "curves.png", name)
+            draw_curves(run.folder.metrics_path, run.folder.path / "curves.png", run.folder.name)
             last_save = time.monotonic()
         if stopped_by():
             break
-    progress.close()
-    tracker.close()
-    if state.step == run.total_steps:
-        _finish(run)
 
 
 def _update(run: _Run, step: Step, rate: float) -> tuple[dict[str, Tensor], Tensor]:
@@ -202,24 +202,28 @@ def _update(run: _Run, step: Step, rate: float) -> tuple[dict[str, Tensor], Tens
     model = run.stage.model.train()
     _seed_step(run.settings.seed, step.index, run.parallel.rank)
     totals: dict[str, Tensor] = {}
+    # A batch without any target teaches nothing; 0 / 0 would spoil every weight.
+    units = {name: max(count, 1) for name, count in step.units.items()}
     for number, batch in enumerate(step.micro_batches):
         is_last = number == len(step.micro_batches) - 1
         with run.parallel.micro_batch(is_last):
             with run.precision.autocast():
                 terms = run.stage.objective(model, batch)
             # Divided by what the whole global batch counts, not by this part of it: the parts may differ.
-            loss = torch.stack([term.weight * term.total / step.units[term.unit] for term in terms.values()]).sum()
+            loss = torch.stack([term.weight * term.total / units[term.unit] for term in terms.values()]).sum()
             run.scaler.scale(loss).backward()
         for name, term in terms.items():
-            mean = term.total.detach() / step.units[term.unit]
+            mean = term.total.detach() / units[term.unit]
             totals[name] = totals[name] + mean if name in totals else mean
-    run.scaler.unscale_(run.optimizer)
+    for optimizer in run.optimizers:
+        run.scaler.unscale_(optimizer)
     longest = run.training.grad_clip or float("inf")
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), longest)
-    set_learning_rate(run.optimizer, rate)
-    run.scaler.step(run.optimizer)
+    set_learning_rate(run.optimizers, rate)
+    for optimizer in run.optimizers:
+        run.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
     run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
     return {name: run.parallel.sum(total) for name, total in totals.items()}, grad_norm
 
 
@@ -266,10 +270,10 @@ def _has_float64(precision: Precision) -> bool:
     return precision.device.type != "mps"
 
 
-def _validate(run: _Run, log: MetricsLog, tracker: Tracker) -> float:
-    """Measure the validation loss, remember it, and log it. NaN when there is no validation set."""
+def _validate(run: _Run, log: MetricsLog, tracker: Tracker) -> float | None:
+    """Measure the validation loss, remember it, and log it. None when there is nothing to validate on."""
     if run.stage.val_set is None or run.stage.val_set.num_rows == 0:
-        return float("nan")
+        return None
     batch_size = run.training.batch_size
     loss = validation_loss(run.stage.model, run.stage.objective, run.stage.val_set, batch_size, run.precision)
     losses = run.state.validation_losses
@@ -292,13 +296,15 @@ def _resume(run: _Run) -> None:
         return
     saved = load_newest(run.folder.resume_path)
     if saved is not None:
-        run.state = restore(saved, run.stage.model, run.optimizer, run.scaler)
+        run.state = restore(saved, run.stage.model, run.optimizers, run.scaler)
         print(f"going on from step {run.state.step} of {run.total_steps} ({saved.path})", file=sys.stderr)
+        if run.state.step == run.total_steps:
+            _save(run)  # a crash came between the last saved step and its .pth, or that file was removed
 
 
 def _save(run: _Run) -> None:
     """A resume step, then the `.pth` made from the same weights."""
-    save_state(run.folder.resume_path, run.state, run.stage.model, run.optimizer, run.scaler)
+    save_state(run.folder.resume_path, run.state, run.stage.model, run.optimizers, run.scaler)
     save_checkpoint(run.folder.checkpoint_path, _checkpoint(run))
 
 
@@ -365,7 +371,7 @@ def _identity(
         "init_from": stage.parent.digest if stage.parent else None,
         **{f"architecture.{name}": value for name, value in stage.model.config.to_dict().items()},
         "objective": f"{objective!r}",
-        "optimizer": "adamw",
+        "optimizer": training.optimizer,
         "learning_rate": training.learning_rate,
         "min_lr_ratio": training.min_lr_ratio,
         "warmup_iters": training.warmup_iters,

@@ -9,6 +9,7 @@ from typing import Any
 from model.errors import UserError
 from model.files import canonical_json, read_json, sha256_of_text, write_json
 
+_RECORD_KEYS = {"identity", "finished", "summary"}  # of run.json
 # A child stage starts from the newest of these when --init_from is left out.
 STAGE_PREFIXES = {"pretrain": "pretrain_", "full_sft": "full_sft_", "lora": "lora_", "rl": "rl_"}
 
@@ -42,11 +43,18 @@ class RunFolder:
 
     def record(self) -> dict[str, Any] | None:
         """What run.json says of the run in this folder, or None when there is none."""
-        return read_json(self._record_path) if self._record_path.exists() else None
+        if not self._record_path.exists():
+            return None
+        record = read_json(self._record_path)
+        if not isinstance(record, dict) or record.keys() != _RECORD_KEYS or not isinstance(record["identity"], dict):
+            raise UserError(f"{self._record_path}: not the record of a run; restore it, or choose another --run_name")
+        return record
 
     def write_record(self, identity: Mapping[str, Any], summary: Mapping[str, Any] | None = None) -> None:
         """Store what the run is, and, once it has finished, what came of it."""
-        write_json(self._record_path, {"identity": identity, "finished": summary is not None, "summary": summary})
+        record = {"identity": identity, "finished": summary is not None, "summary": summary}
+        assert record.keys() == _RECORD_KEYS
+        write_json(self._record_path, record)
 
     def claim(self, identity: Mapping[str, Any], overwrite: bool, parent: Path | None) -> bool:
         """Make this folder the place of the run that `identity` describes.

@@ -1,37 +1,27 @@
 """Settings of a script: dataclasses read from flags, a YAML file or a JSON file, by one function.
 
-`HfArgumentParser` turns each field of a dataclass into a flag of the same name, so a script's settings are
+`trainer/parser.py` turns each field of a dataclass into a flag of the same name, so a script's settings are
 written down once, with their types, defaults and help.
 """
 
+import math
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from transformers.hf_argparser import HfArgumentParser
+import yaml
 
 from model.config import LMConfig
 from model.errors import UserError
+from model.files import read_json
+
+if TYPE_CHECKING:
+    from trainer.parser import SettingsParser
 
 _ARCHITECTURE_FLAGS = {f"--{each.name}" for each in fields(LMConfig)} | {"--preset"}
-
-
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Keep the line breaks of a script's docstring, and show each default (but not `None` or empty ones)."""
-
-    def _get_help_string(self, action: Any) -> str | None:
-        if action.default is None or action.default == "" or action.default is False:
-            return action.help
-        return super()._get_help_string(action)
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> Any:
-        # argparse prints the whole usage; one line that says what to do is kinder.
-        raise UserError(f"{message}; see {self.prog} --help")
+_FILE_SUFFIXES = {".json", ".yaml", ".yml"}
 
 
 def flag(default: Any, help: str, **metadata: Any) -> Any:
@@ -43,7 +33,7 @@ def flag(default: Any, help: str, **metadata: Any) -> Any:
 
 
 def parse_settings(
-    *dataclass_types: type,
+    *dataclass_types: Any,
     description: str,
     positionals: Mapping[str, Mapping[str, Any]] | None = None,
     argv: Sequence[str] | None = None,
@@ -54,8 +44,9 @@ def parse_settings(
         dataclass_types: the settings dataclasses; each field is a flag.
         description: the script's docstring, shown by `--help`.
         positionals: name → keywords of `add_argument`, for arguments without a flag.
-        argv: the command line without the program's name; default `sys.argv[1:]`. A single argument that ends in
-            `.json`, `.yaml` or `.yml` is a file of settings when the script takes no positionals.
+        argv: the command line without the program's name; default `sys.argv[1:]`. A first argument that ends in
+            `.json`, `.yaml` or `.yml` is a file of settings when the script takes no positionals; flags that
+            follow it win.
 
     Returns:
         one instance per dataclass; then, when there are positionals, their namespace.
@@ -64,36 +55,61 @@ def parse_settings(
         UserError: for an unknown flag, a value of the wrong type, or a bad settings file.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(
-        dataclass_types, description=description.strip(), formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    # transformers takes a second to load. Here, and not above, run_script is at work and answers a Ctrl-C.
+    from trainer.parser import SettingsParser
+
+    parser = SettingsParser(dataclass_types, description.strip())
     for name, keywords in (positionals or {}).items():
         parser.add_argument(name, **keywords)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     # DeepSpeed's launcher tells each worker its device with this flag; torchrun uses the environment.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=-1, help="set by DeepSpeed's launcher")
-    if not positionals and len(arguments) == 1 and Path(arguments[0]).suffix in {".json", ".yaml", ".yml"}:
-        return _parse_file(parser, Path(arguments[0]))
+    if not positionals and arguments and Path(arguments[0]).suffix in _FILE_SUFFIXES and arguments[0][0] != "-":
+        path = Path(arguments[0])
+        from_file = _flags_of_file(path)
+        try:
+            _parse(parser, from_file)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        arguments = from_file + arguments[1:]
+    settings = _parse(parser, arguments)
+    # Behind the dataclasses stands what no dataclass asked for: positionals, --debug, --local_rank.
+    return settings if positionals else settings[: len(dataclass_types)]
+
+
+def _parse(parser: "SettingsParser", arguments: list[str]) -> tuple[Any, ...]:
     *settings, unknown = parser.parse_args_into_dataclasses(
         arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        architecture = sorted(_ARCHITECTURE_FLAGS & {word.partition("=")[0] for word in unknown})
-        if architecture:
-            raise UserError(f"{architecture[0]}: this stage takes the architecture from its parent; leave it out")
+        name = unknown[0].partition("=")[0]
+        if name in ("--max_seq_len", "--vocab_size") and ModelSettings in parser.dataclass_types:
+            raise UserError(f"{name}: the packed set decides it; leave it out, and give it to the script that made it")
+        if name in _ARCHITECTURE_FLAGS and RunSettings in parser.dataclass_types:
+            raise UserError(f"{name}: this stage takes the architecture from its parent; leave it out")
         raise UserError(f"unknown argument {unknown[0]}; see {parser.prog} --help")
-    # Behind the dataclasses stands what no dataclass asked for: positionals, --debug, --local_rank.
-    return tuple(settings) if positionals else tuple(settings[: len(dataclass_types)])
+    return tuple(settings)
 
 
-def _parse_file(parser: _Parser, path: Path) -> tuple[Any, ...]:
+def _flags_of_file(path: Path) -> list[str]:
+    """A settings file as the flags that it stands for, so that one parser checks names, types and choices."""
     if not path.is_file():
         raise UserError(f"{path}: no such settings file")
-    read = parser.parse_json_file if path.suffix == ".json" else parser.parse_yaml_file
     try:
-        return read(path)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
+        values = read_json(path) if path.suffix == ".json" else yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a YAML file ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected settings by name, found {type(values).__name__}")
+    flags: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            raise UserError(f"{path}: {name}: expected one value, found settings within settings")
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:  # null stands for a flag that is left out
+            flags.append(f"--{name}={value}")
+    return flags
 
 
 # ---- settings shared by the training scripts ------------------------------------------------------------------
@@ -177,27 +193,29 @@ class TrainSettings:
     max_steps: int = flag(0, "stop after this many updates instead; 0 means by epochs")
     batch_size: int = flag(16, "rows in one forward pass")
     accumulation_steps: int = flag(1, "forward passes summed into one update")
+    optimizer: Literal["adamw", "muon"] = flag("muon", "muon: for the layers' matrices, with adamw for the rest")
     learning_rate: float = flag(1e-3, "highest learning rate")
     min_lr_ratio: float = flag(0.1, "last learning rate as a share of the highest")
     warmup_iters: int = flag(50, "updates over which the learning rate rises to its highest")
-    weight_decay: float = flag(0.1, "AdamW's, on matrices only")
+    weight_decay: float = flag(0.1, "pull of matrices towards zero, decoupled from the gradient")
     beta1: float = flag(0.9, "AdamW's memory of the gradient")
     beta2: float = flag(0.95, "AdamW's memory of the squared gradient")
     grad_clip: float = flag(1.0, "longest allowed gradient norm; 0 means no limit")
     z_loss: float = flag(0.0, "weight of the squared log-sum-exp of the logits")
 
-    def validate(self) -> None:
-        """One-line errors for values that cannot be."""
-        smallest = {"batch_size": 1, "accumulation_steps": 1, "warmup_iters": 0, "max_steps": 0, "grad_clip": 0}
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name}: found {getattr(self, name)}, expected {least} or more")
-        if self.epochs <= 0 or self.learning_rate <= 0:
-            raise UserError(f"--epochs {self.epochs} and --learning_rate {self.learning_rate} must be above 0")
+    def __post_init__(self) -> None:
+        """One-line errors for values that cannot be, before anything is loaded."""
+        smallest = {"batch_size": 1, "accumulation_steps": 1, "warmup_iters": 0, "max_steps": 0}
+        smallest |= {"weight_decay": 0, "grad_clip": 0, "z_loss": 0}
+        _check_at_least(self, smallest)
+        for name in ("epochs", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"--{name}: found {getattr(self, name)}, expected a number above 0")
         if not 0 <= self.min_lr_ratio <= 1:
             raise UserError(f"--min_lr_ratio: found {self.min_lr_ratio}, expected from 0 to 1")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise UserError(f"--beta1 {self.beta1} and --beta2 {self.beta2} must be from 0 to below 1")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name}: found {getattr(self, name)}, expected from 0 to below 1")
 
 
 @dataclass
@@ -222,10 +240,17 @@ class RunSettings:
     wandb_project: str = flag("seedling", "its project")
     wandb_run_name: str | None = flag(None, "its run name; default the run's own")
 
-    def validate(self) -> None:
-        """One-line errors for values that cannot be."""
-        for name, least in {"log_interval": 1, "eval_interval": 0, "save_interval": 0}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name}: found {getattr(self, name)}, expected {least} or more")
-        if self.run_name is not None and (not self.run_name or Path(self.run_name).name != self.run_name):
-            raise UserError(f"--run_name: found {self.run_name!r}, expected a name without slashes")
+    def __post_init__(self) -> None:
+        """One-line errors for values that cannot be, before anything is loaded."""
+        smallest = {"log_interval": 1, "eval_interval": 0, "save_interval": 0, "num_workers": 0, "seed": 0}
+        _check_at_least(self, smallest)
+        name = self.run_name
+        if name is not None and (Path(name).name != name or name in ("", "..")):
+            raise UserError(f"--run_name: found {name!r}, expected a name without slashes")
+
+
+def _check_at_least(settings: Any, smallest: Mapping[str, float]) -> None:
+    for name, least in smallest.items():
+        value = getattr(settings, name)
+        if not least <= value < math.inf:  # written so that NaN fails too
+            raise UserError(f"--{name}: found {value}, expected {least} or more")

@@ -24,15 +24,10 @@ def prepare_device(run: RunSettings) -> Precision:
 def open_sets(data: DataSettings, default_name: str, kind: str) -> tuple[PackedSet, PackedSet | None]:
     """The packed set to train on, and the one to validate on where there is one."""
     path = Path(data.data_path) if data.data_path else Path(data.packed_dir) / default_name
-    train_set = PackedSet.open(path)
-    val_path = Path(data.val_path) if data.val_path else path.with_name(f"{path.name}_val")
-    val_set = PackedSet.open(val_path) if data.val_path or val_path.exists() else None
-    for packed in (train_set, val_set):
-        if packed is not None and packed.kind != kind:
-            raise UserError(
-                f"{packed.folder}: is a {packed.kind} set, this stage needs a {kind} set; "
-                f"make one with: python data_process.py {kind} --data_path <file>"
-            )
+    train_set = PackedSet.open(path, kind)
+    # Absolute, because a path like "." has no name to put "_val" behind.
+    val_path = Path(data.val_path) if data.val_path else path.absolute().with_name(f"{path.absolute().name}_val")
+    val_set = PackedSet.open(val_path, kind) if data.val_path or val_path.exists() else None
     if val_set is not None and val_set.vocabulary_hash != train_set.vocabulary_hash:
         raise UserError(f"{val_set.folder}: was made with another tokenizer than {train_set.folder}; pack it again")
     return train_set, val_set

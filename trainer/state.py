@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoint import load_weights, weights_of
+from model.checkpoint import load_weights, weights_of, write_tensors
 from model.errors import UserError
 from model.files import atomic_folder, read_json, sha256_of_file, write_json
-from trainer.optimizer import restore_state, state_by_name
+from trainer.optimizer import Optimizers, restore_state, state_by_name
 
 FORMAT = 1
+FILES = ("tensors.pt", "state.json")  # of a saved step, besides its manifest
 KEEP_LAST = 2  # saved steps kept; one could be the one a crash has just spoiled
 
 
@@ -45,7 +46,7 @@ class Saved:
 
 
 def save_state(
-    folder: Path, state: TrainState, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any
+    folder: Path, state: TrainState, model: nn.Module, optimizers: Optimizers, scaler: Any
 ) -> Path:
     """Write `folder/step-N/`, verify it, then drop all but the newest `KEEP_LAST`. Returns its path."""
     path = folder / f"step-{state.step}"
@@ -53,13 +54,13 @@ def save_state(
         return path
     tensors = {
         "weights": weights_of(model),  # type: ignore[arg-type]
-        "optimizer": state_by_name(model, optimizer),
+        "optimizer": state_by_name(model, optimizers),
         "scaler": scaler.state_dict(),
     }
     with atomic_folder(path, overwrite=True) as temporary:
-        torch.save(tensors, temporary / "tensors.pt")
+        write_tensors(temporary / "tensors.pt", tensors)
         write_json(temporary / "state.json", {"format": FORMAT, **asdict(state)})
-        sums = {name: sha256_of_file(temporary / name) for name in ("tensors.pt", "state.json")}
+        sums = {name: sha256_of_file(temporary / name) for name in FILES}
         write_json(temporary / "manifest.json", sums)
     if not _is_whole(path):
         raise UserError(f"{path}: does not read back as written; the disk is failing, the older step is kept")
@@ -84,13 +85,13 @@ def load_newest(folder: Path) -> Saved | None:
     return None
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> TrainState:
+def restore(saved: Saved, model: nn.Module, optimizers: Optimizers, scaler: Any) -> TrainState:
     """Put a saved step's tensors in place and return its state."""
     try:
         load_weights(model, saved.tensors["weights"])  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(f"{saved.path}: {error}") from error
-    restore_state(model, optimizer, saved.tensors["optimizer"])
+    restore_state(model, optimizers, saved.tensors["optimizer"])
     scaler.load_state_dict(saved.tensors["scaler"])
     return saved.state
 
@@ -104,6 +105,6 @@ def _steps(folder: Path) -> list[Path]:
 def _is_whole(path: Path) -> bool:
     try:
         manifest = read_json(path / "manifest.json")
-        return all(sha256_of_file(path / name) == digest for name, digest in manifest.items())
-    except (UserError, OSError, AttributeError):
+        return manifest == {name: sha256_of_file(path / name) for name in FILES}
+    except (UserError, OSError):
         return False

@@ -75,22 +75,18 @@ def start_run(train_set: PackedSet, val_set: PackedSet, tmp_path: Path) -> Start
         wrap_objective: Callable[[Any], Any] = lambda objective: objective,
         **changes: Any,
     ) -> int:
-        run_names = set(RunSettings.__dataclass_fields__)
-        run = RunSettings(
-            **{"out_dir": str(tmp_path), "log_interval": 1, "device": "cpu"}
-            | {name: value for name, value in changes.items() if name in run_names}
-        )
-        training = TrainSettings(
-            **{"batch_size": 4, "epochs": 2.0, "warmup_iters": 3, "learning_rate": 1e-2}
-            | {name: value for name, value in changes.items() if name not in run_names}
-        )
-        config = LMConfig(
-            **{"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": MAX_SEQ_LEN}
-            | {"vocab_size": train_set.meta["vocab_size"], **(architecture or {})}
-        )
+        run_flags: dict[str, Any] = {"out_dir": str(tmp_path), "log_interval": 1, "device": "cpu"}
+        train_flags: dict[str, Any] = {"batch_size": 4, "epochs": 2.0, "warmup_iters": 3, "learning_rate": 1e-2}
+        for name, value in changes.items():
+            (run_flags if name in RunSettings.__dataclass_fields__ else train_flags)[name] = value
+        run, training = RunSettings(**run_flags), TrainSettings(**train_flags)
+        sizes: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": MAX_SEQ_LEN}
+        config = LMConfig(**{**sizes, "vocab_size": train_set.meta["vocab_size"], **(architecture or {})})
         torch.manual_seed(run.seed)
         objective = wrap_objective(LanguageModeling(document_mask=False))
-        stage = Stage("pretrain", CausalLM(config), objective, train_set, val_set, train_set.tokenizer_files(), {})
+        stage = Stage(
+            "pretrain", CausalLM(config), objective, train_set, val_set, train_set.tokenizer_files(), {}
+        )
         return train(stage, training, run, Precision(torch.device("cpu"), dtype), Parallel())
 
     return start

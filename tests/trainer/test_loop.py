@@ -222,14 +222,23 @@ def test_run_leaves_curve_report_and_record(start_run, tmp_path):
 
 
 def test_diverging_run_stops_in_one_line(start_run):
-    with pytest.raises(UserError, match="the loss is (nan|inf); lower --learning_rate"):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf); lower --learning_rate"):
         start_run(learning_rate=1e30, grad_clip=0.0)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"batch_size": 0}, {"accumulation_steps": 0}, {"epochs": 0.0}, {"learning_rate": -1.0}, {"log_interval": 0}]
-    + [{"beta2": 1.0}, {"min_lr_ratio": 2.0}, {"run_name": "a/b"}, {"run_name": ""}],
+    [
+        {"batch_size": 0},
+        {"accumulation_steps": 0},
+        {"epochs": 0.0},
+        {"learning_rate": -1.0},
+        {"log_interval": 0},
+        {"beta2": 1.0},
+        {"min_lr_ratio": 2.0},
+        {"run_name": "a/b"},
+        {"run_name": ""},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_named(start_run, tmp_path, change):

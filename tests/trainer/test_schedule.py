@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +19,7 @@ def test_rate_stays_between_its_bounds(total, warmup, peak, min_ratio):
     rates = [learning_rate(step, total, peak, warmup, min_ratio) for step in range(total)]
     assert all(0 <= rate <= peak * (1 + 1e-12) for rate in rates)
     after_warmup = rates[warmup:]
-    assert all(earlier >= later for earlier, later in zip(after_warmup, after_warmup[1:], strict=False))
+    assert all(earlier >= later for earlier, later in pairwise(after_warmup))
     assert rates[:warmup] == sorted(rates[:warmup])
 
 
