@@ -19,9 +19,9 @@ from trainer.settings import DataSettings, ModelSettings, RunSettings, TrainSett
 class PretrainSettings(TrainSettings):
     """Defaults for a small model on a small text."""
 
-    epochs: float = flag(2.0, "passes over the data; a part of one is allowed")
+    epochs: float = flag(1.0, "passes over the data; a part of one is allowed")
     batch_size: int = flag(8, "rows in one forward pass")
-    learning_rate: float = flag(2e-3, "highest learning rate")
+    learning_rate: float = flag(8e-3, "highest learning rate")
 
 
 def main() -> int:

@@ -17,9 +17,9 @@ from trainer.settings import DataSettings, RunSettings, TrainSettings, flag, par
 class SFTSettings(TrainSettings):
     """Defaults for fine-tuning all weights."""
 
-    epochs: float = flag(2.0, "passes over the data; a part of one is allowed")
+    epochs: float = flag(1.0, "passes over the data; a part of one is allowed")
     batch_size: int = flag(8, "rows in one forward pass")
-    learning_rate: float = flag(1e-3, "highest learning rate")
+    learning_rate: float = flag(4e-3, "highest learning rate")
 
 
 def main() -> int:

@@ -8,9 +8,11 @@ second call asks nothing again.
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
@@ -19,6 +21,7 @@ from rich.table import Table
 
 from evaluation.exams import Question, read_questions, run_exam
 from model.checkpoint import load_checkpoint
+from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import matrix_product_rate, num_cores
 from model.errors import UserError, run_script
@@ -46,22 +49,27 @@ class StageResult:
     after: dict[str, Any]
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m evaluation.demo_report --help")
+
+
 def main() -> int:
     """Read the runs, hold the exams, print and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="the demo's folder, for example out/demo")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     folder: Path = parser.parse_args().folder
     questions_path = folder / "raw" / "little_world" / "questions.jsonl"
     results = collect(folder, questions_path)
-    console = Console()
+    # No markup: a model's answer may hold anything, "[/b]" and ":smile:" included.
+    console = Console(markup=False, emoji=False, highlight=False)
     console.print(stage_table(results))
     console.print(sample_table(results))
     draw(results, folder / "report.png")
     write_text(folder / "report.md", markdown(results, machine_line()))
-    for line in conclusions(results):
-        console.print(line)
-    console.print(f"Written: {folder / 'report.md'} and {folder / 'report.png'}")
+    for line in [*conclusions(results), f"Written: {folder / 'report.md'} and {folder / 'report.png'}"]:
+        console.print(line, soft_wrap=True)
     return 0
 
 
@@ -75,6 +83,8 @@ def collect(folder: Path, questions_path: Path) -> list[StageResult]:
     for stage in STAGES:
         for record_path in sorted(folder.glob(f"{stage}_*/run.json")):
             record = read_json(record_path)
+            if not isinstance(record, dict) or not record.keys() >= {"finished", "identity", "summary"}:
+                raise UserError(f"{record_path}: not the record of a run; train it again with --overwrite")
             if not record["finished"] or ".bak-" in record_path.parent.name:
                 continue
             checkpoint_path = folder / record["summary"]["checkpoint"]
@@ -82,11 +92,27 @@ def collect(folder: Path, questions_path: Path) -> list[StageResult]:
             before = (
                 exams.of_untrained(checkpoint_path, record["identity"]["seed"]) if not results else results[-1].after
             )
-            metrics = pd.read_json(record_path.with_name("metrics.jsonl"), lines=True)
+            metrics = _read_metrics(record_path.with_name("metrics.jsonl"))
             results.append(StageResult(stage, record["summary"], metrics, before, exams.of(checkpoint_path)))
     if not results:
         raise UserError(f"{folder}: has no finished run; train one first (make demo)")
     return results
+
+
+def _read_metrics(path: Path) -> pd.DataFrame:
+    try:
+        metrics = pd.read_json(path, lines=True)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path}: not readable as a run's log ({error}); train it again with --overwrite") from error
+    if not {"kind", "step", "loss"} <= set(metrics.columns):
+        raise UserError(f"{path}: lacks kind, step or loss; train it again with --overwrite")
+    return metrics
+
+
+def untrained_model(config: LMConfig, seed: int) -> CausalLM:
+    """The model that a run with this architecture and seed began with."""
+    torch.manual_seed(seed)
+    return CausalLM(config)
 
 
 @dataclass(frozen=True)
@@ -107,14 +133,10 @@ class _Exams:
         """The result of the model that the first stage began with: the same architecture, freshly initialised."""
         checkpoint = load_checkpoint(checkpoint_path)
         kept = self.folder / f"untrained_{checkpoint.digest[:16]}_{self.questions_hash[:8]}.json"
+        build = partial(untrained_model, checkpoint.config, seed)
+        return self._kept(kept, "the untrained model", build, checkpoint.tokenizer())
 
-        def initial_model() -> CausalLM:
-            torch.manual_seed(seed)
-            return CausalLM(checkpoint.config)
-
-        return self._kept(kept, "the untrained model", initial_model, checkpoint.tokenizer())
-
-    def _kept(self, path: Path, name: str, build: Any, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    def _kept(self, path: Path, name: str, build: Callable[[], CausalLM], tokenizer: ChatTokenizer) -> dict[str, Any]:
         if not path.exists():
             print(f"asking {name} {len(self.questions)} held-out questions")
             model = build().eval()

@@ -106,6 +106,7 @@ def train(
     run = _Run(
         stage, training, settings, precision, parallel, folder, loader, optimizers, scaler, total_steps, identity
     )
+    folder.remove_half_written()
     _resume(run)
     with (
         closing(_tracker(run)) as tracker,
@@ -178,9 +179,7 @@ def _loop(run: _Run, tracker: Tracker, progress: Progress, stopped_by: Callable[
             values["tokens_per_second"] = (state.tokens - first_tokens) / clock.since_start()
             log.write("train", state.step, values)
             tracker.log("train", state.step, values)
-            progress.show(
-                loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}", tok_s=f"{values['tokens_per_second']:,.0f}"
-            )
+            progress.show(loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}", tok_s=f"{values['tokens_per_second']:,.0f}")
         if state.step % eval_interval == 0 or is_last:
             with clock.paused():
                 loss = _validate(run, log, tracker)
@@ -227,9 +226,7 @@ def _update(run: _Run, step: Step, rate: float) -> tuple[dict[str, Tensor], Tens
     return {name: run.parallel.sum(total) for name, total in totals.items()}, grad_norm
 
 
-def _measure(
-    run: _Run, step: Step, totals: dict[str, Tensor], grad_norm: Tensor, rate: float
-) -> dict[str, float]:
+def _measure(run: _Run, step: Step, totals: dict[str, Tensor], grad_norm: Tensor, rate: float) -> dict[str, float]:
     """The numbers of one logged step. Reading them waits for the device, so it is not done every step."""
     values = {name: total.item() for name, total in totals.items()}
     if not np.isfinite(values["loss"]):

@@ -1,6 +1,7 @@
 """A run's place on the disk: which run a folder belongs to, and when a command may go on with it."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,16 @@ class RunFolder:
             return False
         _refuse_other_run(self.path, record["identity"], identity)
         return bool(record["finished"]) and self.checkpoint_path.exists()
+
+    def remove_half_written(self) -> None:
+        """Remove what a killed process was writing; whole files have been renamed out of the way of this."""
+        unnamed = ((self.out_dir, f".{self.name}.pth.????????"), (self.path, ".*"), (self.resume_path, ".step-*"))
+        for folder, pattern in unnamed:
+            for path in folder.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def move_aside(self) -> None:
         """Rename the earlier run's folder and .pth to `.bak-<hash>`: nothing is deleted."""

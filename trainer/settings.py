@@ -68,24 +68,24 @@ def parse_settings(
         path = Path(arguments[0])
         from_file = _flags_of_file(path)
         try:
-            _parse(parser, from_file)
+            _parse(parser, from_file, dataclass_types)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         arguments = from_file + arguments[1:]
-    settings = _parse(parser, arguments)
+    settings = _parse(parser, arguments, dataclass_types)
     # Behind the dataclasses stands what no dataclass asked for: positionals, --debug, --local_rank.
     return settings if positionals else settings[: len(dataclass_types)]
 
 
-def _parse(parser: "SettingsParser", arguments: list[str]) -> tuple[Any, ...]:
+def _parse(parser: "SettingsParser", arguments: list[str], dataclass_types: tuple[Any, ...]) -> tuple[Any, ...]:
     *settings, unknown = parser.parse_args_into_dataclasses(
         arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        name = unknown[0].partition("=")[0]
-        if name in ("--max_seq_len", "--vocab_size") and ModelSettings in parser.dataclass_types:
+        name = "--" + unknown[0].partition("=")[0].lstrip("-").replace("-", "_")
+        if name in ("--max_seq_len", "--vocab_size") and ModelSettings in dataclass_types:
             raise UserError(f"{name}: the packed set decides it; leave it out, and give it to the script that made it")
-        if name in _ARCHITECTURE_FLAGS and RunSettings in parser.dataclass_types:
+        if name in _ARCHITECTURE_FLAGS and RunSettings in dataclass_types:
             raise UserError(f"{name}: this stage takes the architecture from its parent; leave it out")
         raise UserError(f"unknown argument {unknown[0]}; see {parser.prog} --help")
     return tuple(settings)

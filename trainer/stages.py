@@ -28,14 +28,33 @@ def open_sets(data: DataSettings, default_name: str, kind: str) -> tuple[PackedS
     # Absolute, because a path like "." has no name to put "_val" behind.
     val_path = Path(data.val_path) if data.val_path else path.absolute().with_name(f"{path.absolute().name}_val")
     val_set = PackedSet.open(val_path, kind) if data.val_path or val_path.exists() else None
-    if val_set is not None and val_set.vocabulary_hash != train_set.vocabulary_hash:
-        raise UserError(f"{val_set.folder}: was made with another tokenizer than {train_set.folder}; pack it again")
+    if val_set is not None:
+        _check_validation(val_set, train_set)
     return train_set, val_set
+
+
+def _check_validation(val_set: PackedSet, train_set: PackedSet) -> None:
+    """What fits the training set then fits the validation set as well: it is checked against the parent once."""
+    if val_set.vocabulary_hash != train_set.vocabulary_hash:
+        raise UserError(f"{val_set.folder}: was made with another tokenizer than {train_set.folder}; pack it again")
+    if val_set.kind != "pretrain" and val_set.template_hash != train_set.template_hash:
+        raise UserError(f"{val_set.folder}: was made with another chat template than {train_set.folder}; pack it again")
+    if val_set.max_seq_len > train_set.max_seq_len:
+        raise UserError(
+            f"{val_set.folder}: has rows of {val_set.max_seq_len} tokens, {train_set.folder} of "
+            f"{train_set.max_seq_len}; pack it with --max_seq_len {train_set.max_seq_len}"
+        )
 
 
 def load_parent(run: RunSettings, *stages: str) -> tuple[Checkpoint, Path]:
     """The checkpoint that a stage starts from: --init_from, or the only one of its parent stage in out_dir."""
-    path = Path(run.init_from) if run.init_from else only_checkpoint(run.out_dir, *stages)
+    if run.init_from:
+        path = Path(run.init_from)
+    else:
+        try:
+            path = only_checkpoint(run.out_dir, *stages)
+        except UserError as error:
+            raise UserError(f"--init_from: {error}") from error
     return load_checkpoint(path), path
 
 

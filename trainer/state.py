@@ -45,9 +45,7 @@ class Saved:
     path: Path
 
 
-def save_state(
-    folder: Path, state: TrainState, model: nn.Module, optimizers: Optimizers, scaler: Any
-) -> Path:
+def save_state(folder: Path, state: TrainState, model: nn.Module, optimizers: Optimizers, scaler: Any) -> Path:
     """Write `folder/step-N/`, verify it, then drop all but the newest `KEEP_LAST`. Returns its path."""
     path = folder / f"step-{state.step}"
     if path.exists() and _is_whole(path):

@@ -25,7 +25,7 @@ OPENINGS = {
 OPENING_SHARE = 0.2
 
 # A small relation (seven days of the week) is asked more often, or the large ones would drown it.
-TURNS_PER_RELATION = 400
+TURNS_PER_RELATION = 600
 
 Message = dict[str, str]
 Row = dict[str, Any]

@@ -34,7 +34,7 @@ SUMMARY = "summary.json"
 NUM_STORIES = {"zh": 1600, "en": 750}
 NUM_TALKS = {"zh": 400, "en": 300}
 WORDINGS_PER_FACT = 14  # trained question wordings of a fact that SFT asks
-WORDINGS_PER_SUM = 8  # the same for a sum
+WORDINGS_PER_SUM = 16  # the same for a sum
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 16  # test questions of a relation and language
 

@@ -109,8 +109,10 @@ REPLIES = {
     ),
 }
 
-# A small theme (eight planets) is told several times over, or a large one (all countries) would drown it.
+# A small theme (eight planets) is told several times over, or a large one (all countries) would drown it; a rule
+# (7 + 8 = 15) has to be seen more often than a fact, as its answer depends on two things at once.
 STATEMENTS_PER_THEME = 500
+STATEMENTS_PER_RULE_THEME = {"sums": 6000, "calendar": 1400}
 
 # How many entities share a document: mostly a few, now and then a long article.
 CHUNK_SIZES = (1, 1, 2, 3, 4, 6, 10)
@@ -139,7 +141,8 @@ def _theme_documents(theme: str, language: str, rng: random.Random) -> Iterator[
     # A fact starts at a wording of its own: a document mixes wordings instead of repeating one.
     starts = {id(fact): rng.randrange(num_rounds) for entity in entities for _, fact in entity}
     num_facts = sum(len(entity) for entity in entities)
-    repeats = max(1, round(STATEMENTS_PER_THEME / (num_facts * num_rounds)))
+    wanted = STATEMENTS_PER_RULE_THEME.get(theme, STATEMENTS_PER_THEME)
+    repeats = max(1, round(wanted / (num_facts * num_rounds)))
     for round_number in range(num_rounds * repeats):
         rng.shuffle(entities)
         left = list(entities)

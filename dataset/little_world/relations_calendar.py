@@ -65,12 +65,18 @@ DAY_AFTER = Relation(
             写出{x}的下一天。
             有人问我{x}之后是哪一天，我该怎么回答？
             星期问题：{x}的明天是星期几？
+            {x}结束以后是星期几？
+            {x}接下来是哪一天？
+            紧接着{x}的是哪一天？
+            从{x}往后数一天是哪一天？
+            {x}过去了，星期几会来？
+            等{x}结束，就到星期几了？
         """,
         held_out="""
             紧跟在{x}后面的是星期几？
             {x}过完了，哪一天就来了？
-            {x}睡一觉，醒来是星期几？
-            昨天是{x}的话，之后一天是星期几？
+            过完{x}，接下来那天是星期几？
+            假如今天是{x}，明天是哪一天？
         """,
         statements="""
             {x}的后一天是{y}。
@@ -108,6 +114,10 @@ DAY_AFTER = Relation(
             Please write down the day after {x}.
             Someone asked me about the day after {x}. What should I say?
             When {x} is over, what day is next?
+            {x} ends. Which day begins?
+            What day follows {x}?
+            Which day is right after {x}?
+            What is {x} followed by?
         """,
         held_out="""
             After {x} is over, which day is it?
@@ -158,12 +168,18 @@ DAY_BEFORE = Relation(
             写出{x}的上一天。
             有人问我{x}之前是哪一天，我该怎么回答？
             星期问题：{x}的昨天是星期几？
+            {x}以前的那天是星期几？
+            {x}还没到，先过哪一天？
+            从{x}往前数一天是哪一天？
+            紧挨着{x}前面的是哪一天？
+            过了星期几才到{x}？
+            {x}开始以前是星期几？
         """,
         held_out="""
             排在{x}前面的是星期几？
             在{x}以前先过的是哪一天？
             从{x}往回数一天是星期几？
-            明天是{x}的话，之前一天是星期几？
+            假如今天是{x}，昨天是哪一天？
         """,
         statements="""
             {x}的前一天是{y}。
@@ -201,6 +217,9 @@ DAY_BEFORE = Relation(
             Please write down the day before {x}.
             Someone asked me about the day before {x}. What should I say?
             When {x} begins, what day is over?
+            Which day is right before {x}?
+            Which day goes before {x}?
+            {x} begins. Which day has ended?
         """,
         held_out="""
             Which day did we have before {x}?
@@ -251,11 +270,17 @@ MONTH_AFTER = Relation(
             写出{x}的下一个月。
             有人问我{x}之后是哪个月，我该怎么回答？
             月份问题：{x}的下个月是几月？
+            {x}结束以后是几月？
+            {x}接下来是哪个月？
+            紧接着{x}的是哪个月？
+            从{x}往后数一个月是几月？
+            {x}过去了，几月会来？
+            日历上{x}后面写着几月？
         """,
         held_out="""
             紧跟在{x}后面的是几月？
             {x}过后的那个月是几月？
-            日历从{x}翻到几月？
+            在日历上，{x}接下来是几月？
             等{x}结束，几月就开始了？
         """,
         statements="""
@@ -294,6 +319,10 @@ MONTH_AFTER = Relation(
             Please write down the month after {x}.
             Someone asked me about the month after {x}. What should I say?
             When {x} is over, what month is next?
+            {x} ends. Which month begins?
+            What month follows {x}?
+            Which month is right after {x}?
+            What is the month {x} followed by?
         """,
         held_out="""
             After {x} is over, which month is it?
@@ -344,6 +373,10 @@ MONTH_LENGTH = Relation(
             写出{x}的天数。
             有人问我{x}有几天，我该怎么回答？
             天数问题：月份是{x}，天数呢？
+            {x}要多少天才过完？
+            从{x}开始到结束有多少天？
+            日历上{x}写着多少天？
+            {x}过几天就结束？
         """,
         held_out="""
             日历给{x}的天数写着几天？

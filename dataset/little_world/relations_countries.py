@@ -27,6 +27,7 @@ CAPITAL = Relation(
             写出{x}的首都名称。
             有人问我{x}的首都是哪个城市，我该怎么回答？
             首都问题：国家是{x}，首都呢？
+            哪个城市做了{x}的首都？
         """,
         held_out="""
             哪个城市被定为{x}的首都？
@@ -71,6 +72,8 @@ CAPITAL = Relation(
             Someone asked me about the capital of {x}. What should I say?
             The country is {x}. What is its capital city?
             Where is the capital of {x}?
+            {x}: what is the capital?
+            What name does the capital of {x} have?
         """,
         held_out="""
             Which capital city does {x} have?
@@ -164,6 +167,7 @@ CONTINENT = Relation(
             Please write down {x}'s continent.
             Someone asked me about the continent of {x}. What should I say?
             The country is {x}. What is its continent?
+            On what continent can people find {x}?
         """,
         held_out="""
             {x} can be found on which continent?

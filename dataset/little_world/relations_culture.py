@@ -69,6 +69,7 @@ INVENTOR = Relation(
             Please write down the inventor of {x}.
             Someone asked me about the inventor of {x}. What should I say?
             The invention is {x}. Who is its inventor?
+            Which person made the invention of {x}?
         """,
         held_out="""
             Which inventor is behind {x}?

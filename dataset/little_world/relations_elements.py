@@ -162,6 +162,8 @@ ATOMIC_NUMBER = Relation(
             Please write down the atomic number of {x}.
             Someone asked me about the atomic number of {x}. What should I say?
             The element is {x}. What is its atomic number?
+            {x} is an element. Which number does it have?
+            The element {x} stands at which atomic number?
         """,
         held_out="""
             What atomic number belongs to {x}?

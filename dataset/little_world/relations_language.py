@@ -69,6 +69,7 @@ OPPOSITE = Relation(
             Please write down the opposite of "{x}".
             Someone asked me about the opposite of "{x}". What should I say?
             The word is "{x}". What is its opposite?
+            Give two opposites: "{x}" and what?
         """,
         held_out="""
             Which opposite does "{x}" have?
