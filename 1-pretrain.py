@@ -20,8 +20,8 @@ class PretrainSettings(TrainSettings):
     """Defaults for a small model on a small text."""
 
     epochs: float = flag(1.0, "passes over the data; a part of one is allowed")
-    batch_size: int = flag(8, "rows in one forward pass")
-    learning_rate: float = flag(8e-3, "highest learning rate")
+    batch_size: int = flag(4, "rows in one forward pass")
+    learning_rate: float = flag(7e-3, "highest learning rate")
 
 
 def main() -> int:

@@ -18,8 +18,8 @@ class SFTSettings(TrainSettings):
     """Defaults for fine-tuning all weights."""
 
     epochs: float = flag(1.0, "passes over the data; a part of one is allowed")
-    batch_size: int = flag(8, "rows in one forward pass")
-    learning_rate: float = flag(4e-3, "highest learning rate")
+    batch_size: int = flag(4, "rows in one forward pass")
+    learning_rate: float = flag(3e-3, "highest learning rate")
 
 
 def main() -> int:

@@ -122,7 +122,7 @@ def build_packed_set(settings: BuildSettings) -> dict[str, Any]:
     with ExitStack() as stack:
         # Left in reverse order: the main set appears last, so where it is, its validation set is as well.
         made = [stack.enter_context(atomic_folder(folder, overwrite=folder.exists())) for folder in folders]
-        outputs = [_Output(settings, folder, name) for folder, name in zip(made, names, strict=False)]
+        outputs = [_Output(settings, folder, name) for folder, name in zip(made, names[: len(made)], strict=True)]
         for output in outputs:
             stack.callback(output.writer.abandon)
         builder = _Builder(settings, paths, outputs)
@@ -287,8 +287,10 @@ def _already_built(settings: BuildSettings, build: dict[str, Any], folders: list
     for folder in folders:
         if not folder.exists():
             continue
-        found = read_json(folder / "meta.json") if (folder / "meta.json").is_file() else {}
-        old = found.get("build") or {}
+        if not (folder / "meta.json").is_file():
+            # --overwrite replaces a packed set, never a folder of somebody's other files.
+            raise UserError(f"{folder}: exists and is no packed set; choose another --name or --packed_dir")
+        old = read_json(folder / "meta.json").get("build") or {}
         if old.get("hash") == build["hash"]:
             same.append(folder)
         elif not settings.overwrite:
@@ -304,8 +306,13 @@ def _already_built(settings: BuildSettings, build: dict[str, Any], folders: list
             f"remove it, or pass --val_share"
         )
     if same == folders:
-        for folder in folders:
-            PackedSet.open(folder)  # names what was cut since
+        try:
+            for folder in folders:
+                PackedSet.open(folder)  # names what was cut or altered since
+        except UserError:
+            if settings.overwrite:
+                return False
+            raise
         return True
     return False
 

@@ -200,6 +200,7 @@ class PackedSetWriter:
             "files": files,
             "fingerprint": sha256_of_text(canonical_json(files)),
         }
+        meta["digest"] = _digest(meta)  # the sums above guard the arrays, this one guards the description itself
         write_json(self.folder / "meta.json", meta)
         return meta
 
@@ -344,14 +345,22 @@ def _read_meta(folder: Path, kind: str | None) -> dict[str, Any]:
         "sources",
         "files",
         "fingerprint",
+        "digest",
     } - meta.keys()
     if missing:
         raise UserError(f"{folder}/meta.json: lacks {', '.join(sorted(missing))}; build the set again")
+    if meta["digest"] != _digest(meta):
+        raise UserError(f"{folder}/meta.json: altered since it was written; build the set again with --overwrite")
     if kind is not None and meta["kind"] != kind:
         raise UserError(
             f"{folder}: a {meta['kind']} set, but this stage needs a {kind} one; make it with: {made_by} <your file>"
         )
     return meta
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """sha256 over all of meta.json but this very entry."""
+    return sha256_of_text(canonical_json({name: value for name, value in meta.items() if name != "digest"}))
 
 
 def _check_file(path: Path, expected: Mapping[str, Any], verify: bool) -> None:

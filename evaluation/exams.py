@@ -4,7 +4,6 @@ Naming is judged on the text: the answer to "What is the capital of France?" mus
 capital that the exam knows. A model that lists every capital therefore gets nothing.
 """
 
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from evaluation.statistics import macro_average, wilson_interval
@@ -22,7 +22,7 @@ from model.chat import encode_prompt
 from model.checkpoint import Checkpoint
 from model.decoder import CausalLM
 from model.errors import UserError
-from model.files import sha256_of_file
+from model.files import read_json_lines, sha256_of_file
 from model.tokenizer import ChatTokenizer
 
 
@@ -63,14 +63,9 @@ class ExamResult:
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read rows of `language relation question key others`; UserError names file and line."""
-    path = Path(path)
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a string
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; make one with `python data_process.py little_world`") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    questions = [_question(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; make one with `python data_process.py little_world`")
+    questions = [_question(row, place) for place, row in read_json_lines(path)]
     if not questions:
         raise UserError(
             f"{path}: holds no questions; expected JSON lines with language, relation, question, key, others"
@@ -78,13 +73,7 @@ def read_questions(path: str | Path) -> list[Question]:
     return questions
 
 
-def _question(line: str, place: str) -> Question:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
+def _question(row: dict[str, Any], place: str) -> Question:
     for name in ("language", "relation", "question", "key"):
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise UserError(f"{place}: `{name}` must be text, found {row.get(name)!r}")
@@ -253,7 +242,7 @@ def exam_report(
 
 def exam_table(result: ExamResult, title: str = "") -> Table:
     """A table for the terminal: a row per language and relation, then the language's averages."""
-    table = Table("language", "relation", title=title or None)
+    table = Table("language", "relation", title=escape(title) or None)
     for heading in ("right", "of", "accuracy", "95 % interval"):
         table.add_column(heading, justify="right")
     for language, score in result.languages.items():

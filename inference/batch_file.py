@@ -12,7 +12,7 @@ from inference.sampling_params import SamplingParams
 from model.chat import encode_prompt
 from model.decoder import CausalLM
 from model.errors import UserError
-from model.files import atomic_path
+from model.files import atomic_path, read_json_lines
 from model.tokenizer import ChatTokenizer
 
 
@@ -22,26 +22,13 @@ def read_requests(path: str | Path) -> list[dict[str, Any]]:
     UserError names the first bad line: a file of requests is written by a program, so one bad row means a
     mistake in all of them.
     """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a string
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    requests = [_request(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    requests = [_request(row, place) for place, row in read_json_lines(path)]
     if not requests:
         raise UserError(f'{path}: empty; expected JSON lines with "prompt" or "messages"')
     return requests
 
 
-def _request(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
+def _request(row: dict[str, Any], place: str) -> dict[str, Any]:
     if ("prompt" in row) == ("messages" in row):
         found = ", ".join(row) or "none"
         raise UserError(f'{place}: expected one of the keys "prompt" and "messages", found {found}')

@@ -119,6 +119,31 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not a JSON file ({error})") from error
 
 
+def read_json_lines(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a small JSON Lines file, each with its place "file:line"; UserError names a bad line.
+
+    For files that a program wrote, where one bad row means a mistake in all; raw data is read by `dataset/sources.py`.
+    """
+    try:
+        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")  # not splitlines: U+2028 may stand in a string
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{place}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
+            rows.append((place, row))
+    return rows
+
+
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

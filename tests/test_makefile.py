@@ -31,9 +31,7 @@ def project(repository: Path, tmp_path: Path) -> Path:
 
 def old_python(folder: Path) -> Path:
     path = folder / "old-python"
-    path.write_text(
-        '#!/bin/sh\nif [ "$1" = --version ]; then echo "Python 3.9.6"; fi\nexit 1\n', encoding="utf-8"
-    )
+    path.write_text('#!/bin/sh\nif [ "$1" = --version ]; then echo "Python 3.9.6"; fi\nexit 1\n', encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -103,10 +101,7 @@ def test_demo_writes_only_into_its_folder(repository: Path) -> None:
 
 def test_clean_keeps_data_and_runs(project: Path) -> None:
     kept = [project / name / "kept" for name in ("out/run", "dataset/raw", "dataset/packed/set", ".venv")]
-    gone = [
-        project / name
-        for name in ("model/__pycache__", "tests/model/__pycache__", ".mypy_cache", ".ruff_cache")
-    ]
+    gone = [project / name for name in ("model/__pycache__", "tests/model/__pycache__", ".mypy_cache", ".ruff_cache")]
     for path in [*kept, *gone]:
         path.mkdir(parents=True)
     finished = make(project, "clean")

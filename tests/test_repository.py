@@ -101,9 +101,7 @@ def test_light_modules_do_not_load_torch() -> None:
 def test_script_docstring_shows_how_to_launch_it(script: Path) -> None:
     docstring = ast.get_docstring(parsed(script)) or ""
     launchers = (f"python {script.name}", f"streamlit run {script.name}")
-    assert any(launcher in docstring for launcher in launchers), (
-        f"{script.name}: no launch line in its docstring"
-    )
+    assert any(launcher in docstring for launcher in launchers), f"{script.name}: no launch line in its docstring"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
@@ -154,9 +152,7 @@ def test_pinned_versions_are_in_the_ranges() -> None:
     pins = pinned_versions()
     for requirement in requirements_in("requirements.txt", "requirements-dev.txt"):
         version = pins[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version), (
-            f"constraints.txt pins {version}, outside {requirement}"
-        )
+        assert requirement.specifier.contains(version), f"constraints.txt pins {version}, outside {requirement}"
 
 
 def test_constraints_pin_everything_that_is_installed() -> None:

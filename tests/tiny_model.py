@@ -1,5 +1,6 @@
 """A tokenizer and models small enough for tests of a second, with nothing to download."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def tiny_tokenizer(vocab_size: int = 340) -> ChatTokenizer:
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
     return ChatTokenizer.from_files(seedling_files(tokenizer.to_str(), max_seq_len=128))
+
+
+@cache
+def byte_tokenizer(max_seq_len: int) -> ChatTokenizer:
+    """The special tokens and one token a byte: every text has ids that a test can work out."""
+    vocabulary = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(vocabulary)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    definition = json.loads(tokenizer.to_str())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    definition["added_tokens"] = [{"id": i, "content": token, **flags} for i, token in enumerate(SPECIAL_TOKENS)]
+    return ChatTokenizer.from_files(seedling_files(json.dumps(definition), max_seq_len))
 
 
 def tiny_config(**changes: Any) -> LMConfig:

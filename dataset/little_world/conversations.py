@@ -25,7 +25,8 @@ OPENINGS = {
 OPENING_SHARE = 0.2
 
 # A small relation (seven days of the week) is asked more often, or the large ones would drown it.
-TURNS_PER_RELATION = 600
+TURNS_PER_RELATION = 800
+REPEATS_OF_SUMS = 2  # the answer depends on two numbers at once, which is harder than a name
 
 Message = dict[str, str]
 Row = dict[str, Any]
@@ -80,7 +81,8 @@ def _all_turns(
         questions = relation.wordings(language).questions
         wanted = wordings_per_sum if relation in ARITHMETIC else wordings_per_fact
         wanted = min(wanted, len(questions))
-        for _ in range(max(1, round(TURNS_PER_RELATION / (len(relation.facts) * wanted)))):
+        repeats = max(1, TURNS_PER_RELATION // (len(relation.facts) * wanted))
+        for _ in range(REPEATS_OF_SUMS if relation in ARITHMETIC else repeats):
             for fact in relation.facts:
                 for question in rng.sample(questions, wanted):
                     messages = turn(relation, fact, question, language, rng)

@@ -31,10 +31,10 @@ DEFAULT_SEED = 20
 SUMMARY = "summary.json"
 
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
-NUM_STORIES = {"zh": 1600, "en": 750}
-NUM_TALKS = {"zh": 400, "en": 300}
-WORDINGS_PER_FACT = 14  # trained question wordings of a fact that SFT asks
-WORDINGS_PER_SUM = 16  # the same for a sum
+NUM_STORIES = {"zh": 1000, "en": 450}
+NUM_TALKS = {"zh": 200, "en": 150}
+WORDINGS_PER_FACT = 13  # trained question wordings of a fact that SFT asks
+WORDINGS_PER_SUM = 20  # the same for a sum
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 16  # test questions of a relation and language
 

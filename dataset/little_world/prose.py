@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.stories import cast, story, talk
-from dataset.little_world.world import RELATIONS, entities_of, themes
+from dataset.little_world.world import ARITHMETIC, CALENDAR_ORDER, RELATIONS, entities_of, themes
 
 # What opens, joins and closes an article; {title} is the relation's title.
 OPENINGS = {
@@ -112,7 +112,11 @@ REPLIES = {
 # A small theme (eight planets) is told several times over, or a large one (all countries) would drown it; a rule
 # (7 + 8 = 15) has to be seen more often than a fact, as its answer depends on two things at once.
 STATEMENTS_PER_THEME = 500
-STATEMENTS_PER_RULE_THEME = {"sums": 6000, "calendar": 1400}
+STATEMENTS_PER_RULE_THEME = {"sums": 2400, "calendar": 1400}
+SHEETS_PER_SUM = 100  # times that a sum stands on a sheet of sums, over both languages and both ways to write it
+ROWS_PER_SHEET = 20
+CALENDAR_PAGES = 120  # runs of weekdays and of months, in their order
+SHEET_TITLES = {"zh": ("算术练习", "口算题", "算一算"), "en": ("Sums to learn", "Number work", "A page of sums")}
 
 # How many entities share a document: mostly a few, now and then a long article.
 CHUNK_SIZES = (1, 1, 2, 3, 4, 6, 10)
@@ -128,6 +132,7 @@ def documents(seed: int, num_stories: dict[str, int], num_talks: dict[str, int])
         for theme in themes():
             found += _theme_documents(theme, language, rng)
         found += [_list_document(relation, language, rng) for relation in RELATIONS]
+        found += [*_sheets(language, rng), *_calendar_pages(language, rng)]
         found += [story(language, rng) for _ in range(num_stories[language])]
         found += [talk(language, rng) for _ in range(num_talks[language])]
     random.Random(f"{seed}/prose/order").shuffle(found)
@@ -201,6 +206,30 @@ def _dialogue(paragraphs: list[list[str]], language: str, rng: random.Random) ->
 def _sentence(text: str) -> str:
     """The text with a capital first letter: a slot at its beginning may hold "the teacher"."""
     return text[0].upper() + text[1:]
+
+
+def _sheets(language: str, rng: random.Random) -> Iterator[str]:
+    """Pages of sums as a pupil fills them in, each read from both sides: 7 + 8 = 15 and 15 = 7 + 8."""
+    rows = []
+    for relation, sign in zip(ARITHMETIC, ("+", "-"), strict=True):
+        for fact in relation.facts:
+            sides = (f"{fact.slots['a'][language]} {sign} {fact.slots['b'][language]}", fact.object[language])
+            rows += [" = ".join(sides), " = ".join(reversed(sides))] * (SHEETS_PER_SUM // 4)
+    rng.shuffle(rows)
+    for start in range(0, len(rows), ROWS_PER_SHEET):
+        yield "\n".join([rng.choice(SHEET_TITLES[language]), *rows[start : start + ROWS_PER_SHEET]])
+
+
+def _calendar_pages(language: str, rng: random.Random) -> Iterator[str]:
+    """Weekdays or months in their order, from anywhere and round again: Sunday, Monday, Tuesday, …"""
+    comma = "、" if language == "zh" else ", "
+    for page in range(CALENDAR_PAGES):
+        relation = CALENDAR_ORDER[page % 2]
+        following = {fact.subject(language): fact.object[language] for fact in relation.facts}
+        names = [rng.choice(list(following))]
+        for _ in range(rng.randrange(3, 12)):
+            names.append(following[names[-1]])
+        yield comma.join(names)
 
 
 def _list_document(relation: Relation, language: str, rng: random.Random) -> str:

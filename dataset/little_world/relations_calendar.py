@@ -71,6 +71,9 @@ DAY_AFTER = Relation(
             从{x}往后数一天是哪一天？
             {x}过去了，星期几会来？
             等{x}结束，就到星期几了？
+            过完{x}以后是星期几？
+            {x}走了，哪一天来了？
+            今天要是{x}，明天是星期几？
         """,
         held_out="""
             紧跟在{x}后面的是星期几？
@@ -118,6 +121,7 @@ DAY_AFTER = Relation(
             What day follows {x}?
             Which day is right after {x}?
             What is {x} followed by?
+            Go on one day from {x}. Which day is it?
         """,
         held_out="""
             After {x} is over, which day is it?
@@ -170,10 +174,14 @@ DAY_BEFORE = Relation(
             星期问题：{x}的昨天是星期几？
             {x}以前的那天是星期几？
             {x}还没到，先过哪一天？
-            从{x}往前数一天是哪一天？
+            从{x}倒着数一天是哪一天？
             紧挨着{x}前面的是哪一天？
             过了星期几才到{x}？
             {x}开始以前是星期几？
+            今天要是{x}，昨天是星期几？
+            {x}来了，哪一天刚刚过完？
+            往回数，{x}的前面一天是星期几？
+            要是今天是{x}，昨天就是星期几？
         """,
         held_out="""
             排在{x}前面的是星期几？
@@ -220,6 +228,8 @@ DAY_BEFORE = Relation(
             Which day is right before {x}?
             Which day goes before {x}?
             {x} begins. Which day has ended?
+            Go back one day from {x}. Which day is it?
+            What is the day back from {x}?
         """,
         held_out="""
             Which day did we have before {x}?
@@ -276,6 +286,7 @@ MONTH_AFTER = Relation(
             从{x}往后数一个月是几月？
             {x}过去了，几月会来？
             日历上{x}后面写着几月？
+            {x}一结束，哪个月就来了？
         """,
         held_out="""
             紧跟在{x}后面的是几月？
@@ -323,6 +334,8 @@ MONTH_AFTER = Relation(
             What month follows {x}?
             Which month is right after {x}?
             What is the month {x} followed by?
+            {x} is over. Which month follows?
+            By what month is {x} followed?
         """,
         held_out="""
             After {x} is over, which month is it?

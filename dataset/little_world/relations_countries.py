@@ -28,6 +28,7 @@ CAPITAL = Relation(
             有人问我{x}的首都是哪个城市，我该怎么回答？
             首都问题：国家是{x}，首都呢？
             哪个城市做了{x}的首都？
+            {x}把哪个城市定为首都？
         """,
         held_out="""
             哪个城市被定为{x}的首都？
@@ -74,6 +75,7 @@ CAPITAL = Relation(
             Where is the capital of {x}?
             {x}: what is the capital?
             What name does the capital of {x} have?
+            {x}: what is its capital city called?
         """,
         held_out="""
             Which capital city does {x} have?
@@ -124,6 +126,8 @@ CONTINENT = Relation(
             写出{x}所在大洲的名称。
             有人问我{x}是哪个洲的，我该怎么回答？
             大洲问题：国家是{x}，大洲呢？
+            按大洲分，{x}在哪里？
+            说到大洲，{x}属于哪一个？
         """,
         held_out="""
             {x}所在的大洲叫什么？
@@ -168,6 +172,7 @@ CONTINENT = Relation(
             Someone asked me about the continent of {x}. What should I say?
             The country is {x}. What is its continent?
             On what continent can people find {x}?
+            Where in the world, on which continent, is {x}?
         """,
         held_out="""
             {x} can be found on which continent?

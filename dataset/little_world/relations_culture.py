@@ -70,6 +70,7 @@ INVENTOR = Relation(
             Someone asked me about the inventor of {x}. What should I say?
             The invention is {x}. Who is its inventor?
             Which person made the invention of {x}?
+            {x} is an invention. Who is the inventor?
         """,
         held_out="""
             Which inventor is behind {x}?

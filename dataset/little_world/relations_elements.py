@@ -26,6 +26,8 @@ SYMBOL = Relation(
             写出{x}的化学符号。
             有人问我{x}的符号怎么写，我该怎么回答？
             符号问题：元素是{x}，符号呢？
+            化学里怎么写{x}？
+            用什么化学符号来表示{x}？
         """,
         held_out="""
             {x}的化学符号是什么？
@@ -164,6 +166,7 @@ ATOMIC_NUMBER = Relation(
             The element is {x}. What is its atomic number?
             {x} is an element. Which number does it have?
             The element {x} stands at which atomic number?
+            {x} is the element that has which number?
         """,
         held_out="""
             What atomic number belongs to {x}?

@@ -70,6 +70,7 @@ OPPOSITE = Relation(
             Someone asked me about the opposite of "{x}". What should I say?
             The word is "{x}". What is its opposite?
             Give two opposites: "{x}" and what?
+            Which word and "{x}" mean opposite things?
         """,
         held_out="""
             Which opposite does "{x}" have?

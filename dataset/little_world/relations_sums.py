@@ -7,11 +7,11 @@ def _number(value: int) -> Pair:
     return Pair(str(value), str(value))
 
 
-# What a first-grader learns by heart: the sums of two numbers up to 10, and the differences that undo them.
-SUMS = tuple(Fact({"a": _number(a), "b": _number(b)}, _number(a + b)) for a in range(1, 11) for b in range(1, 11))
-DIFFERENCES = tuple(
-    Fact({"a": _number(a + b), "b": _number(b)}, _number(a)) for a in range(1, 11) for b in range(1, 11)
-)
+# What a first-grader learns by heart: the sums of two numbers up to 10, the larger first, and the differences that
+# undo them.
+PAIRS = [(a, b) for a in range(1, 11) for b in range(1, a + 1)]
+SUMS = tuple(Fact({"a": _number(a), "b": _number(b)}, _number(a + b)) for a, b in PAIRS)
+DIFFERENCES = tuple(Fact({"a": _number(a + b), "b": _number(b)}, _number(a)) for a, b in PAIRS)
 
 # The answers name no operand: an answer that holds 7, 8 and 15 would not say which of them it means.
 ADDITION = Relation(
@@ -37,6 +37,9 @@ ADDITION = Relation(
             写出 {a} + {b} 的得数。
             有人问我 {a} 加 {b} 是几，我该怎么回答？
             先有 {a}，再加 {b}，一共是多少？
+            {a} 和 {b} 合起来是多少？
+            算算 {a} + {b} 是几。
+            {a} 与 {b} 合在一起，得数是多少？
         """,
         held_out="""
             {a} 和 {b} 相加是多少？
@@ -80,6 +83,9 @@ ADDITION = Relation(
             Please write down {a} plus {b}.
             Someone asked me to add {a} and {b}. What should I say?
             First {a}, then plus {b}: how many?
+            What number do {a} and {b} make?
+            Find the sum: {a} + {b}.
+            {a} and {b} more make how many?
         """,
         held_out="""
             How much do I get if I add {a} and {b}?
@@ -130,6 +136,12 @@ SUBTRACTION = Relation(
             写出 {a} - {b} 的得数。
             有人问我 {a} 减 {b} 是几，我该怎么回答？
             先有 {a}，减掉 {b}，还剩多少？
+            {a} 拿走 {b}，得几？
+            算算 {a} - {b} 是几。
+            {a} 里去掉 {b}，剩几？
+            从 {a} 里减 {b}，得多少？
+            {a} 少掉 {b} 是几？
+            把 {b} 从 {a} 里去掉，得几？
         """,
         held_out="""
             {a} 减掉 {b} 等于多少？
@@ -173,6 +185,12 @@ SUBTRACTION = Relation(
             Please write down {a} minus {b}.
             Someone asked me to take {b} from {a}. What should I say?
             First {a}, then minus {b}: how many?
+            Find the difference: {a} - {b}.
+            What is left of {a} without {b}?
+            Take {b} from {a}. What is left?
+            If {b} is taken from {a}, how much stays?
+            {a} take away {b} is what?
+            What is left over if {b} goes away from {a}?
         """,
         held_out="""
             How much is left if I take {b} from {a}?

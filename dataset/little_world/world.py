@@ -41,6 +41,8 @@ CALENDAR: tuple[Relation, ...] = (
     relations_calendar.MONTH_AFTER,
     relations_calendar.MONTH_LENGTH,
 )
+# Those of them that go round in order.
+CALENDAR_ORDER: tuple[Relation, ...] = (relations_calendar.DAY_AFTER, relations_calendar.MONTH_AFTER)
 
 RELATIONS: tuple[Relation, ...] = KNOWLEDGE + ARITHMETIC + CALENDAR
 

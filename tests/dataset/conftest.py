@@ -1,39 +1,19 @@
 """A small tokenizer and packed sets made by hand, for the tests of this room."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dataset.packing import PackedSet, PackedSetWriter, Piece
-from model.tokenizer import SPECIAL_TOKENS, ChatTokenizer, seedling_files
+from model.tokenizer import ChatTokenizer
+from tests.tiny_model import byte_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> ChatTokenizer:
-    """The project's special tokens and one token a byte: every text has ids that a test can work out."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
-    model = Tokenizer(models.BPE(vocabulary, []))
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    model.decoder = decoders.ByteLevel()
-    definition = json.loads(model.to_str())
-    definition["added_tokens"] = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for number, token in enumerate(SPECIAL_TOKENS)
-    ]
-    return ChatTokenizer.from_files(seedling_files(json.dumps(definition), max_seq_len=256))
+    return byte_tokenizer(256)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dataset.filling import TextFiller
 from dataset.packing import FORMAT_VERSION, PackedSet, PackedSetWriter, Piece
 from model.errors import UserError
+from model.files import canonical_json, sha256_of_text
 from model.tokenizer import ChatTokenizer
 
 
@@ -185,7 +186,8 @@ def test_wrong_meta(write_set, piece, change: dict[str, object], message: str) -
     packed = write_set([[piece([0, 70, 0])]])
     path = packed.folder / "meta.json"
     meta = {**json.loads(path.read_text()), **change}
-    path.write_text(json.dumps({key: value for key, value in meta.items() if value is not None}))
+    meta = {key: value for key, value in meta.items() if value is not None and key != "digest"}
+    path.write_text(json.dumps({**meta, "digest": sha256_of_text(canonical_json(meta))}))
     with pytest.raises(UserError, match=message):
         PackedSet.open(packed.folder, kind="pretrain")
 

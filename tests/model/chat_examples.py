@@ -1,6 +1,7 @@
 """Conversations and small helpers that the tests of chat encoding share."""
 
 import json
+from itertools import cycle
 from typing import Any
 
 from model.chat import EncodedChat
@@ -18,8 +19,8 @@ TURNS: list[dict[str, Any]] = [
 
 
 def messages_of(*contents: str) -> list[dict[str, str]]:
-    roles = ["user", "assistant"] * len(contents)
-    return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
+    roles = cycle(["user", "assistant"])
+    return [{"role": next(roles), "content": content} for content in contents]
 
 
 def trained_texts(tokenizer: ChatTokenizer, chat: EncodedChat) -> list[str]:

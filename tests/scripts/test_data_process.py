@@ -23,9 +23,7 @@ def workspace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("data_process.py", ["little_world", "--raw_dir", "raw"]),
         ("train_tokenizer.py", ["--raw_dir", "raw", "--tokenizer", "tokenizer"]),
     ):
-        subprocess.run(
-            [sys.executable, str(repository / script), *flags], cwd=folder, check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, str(repository / script), *flags], cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -72,9 +70,7 @@ def test_bare_call_packs_the_little_world_and_a_second_one_does_nothing(run, wor
 
 
 def test_own_files(run, workspace: Path) -> None:
-    (workspace / "mine.json").write_text(
-        json.dumps([{"instruction": "Hi", "input": "", "output": "Hello."}] * 2)
-    )
+    (workspace / "mine.json").write_text(json.dumps([{"instruction": "Hi", "input": "", "output": "Hello."}] * 2))
     result = run("sft", "--data_path", "mine.json", "--max_seq_len", "32", "--packed_dir", "packed")
     assert result.returncode == 0, result.stderr
     assert "| dropped (by rule) | duplicate | 1 |" in result.stdout
@@ -122,9 +118,7 @@ def test_own_files(run, workspace: Path) -> None:
         (["--raw_dir", "nowhere"], None, "data_process.py little_world"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    run, workspace: Path, flags: list[str], content: bytes | None, message: str
-) -> None:
+def test_mistakes_end_in_one_line(run, workspace: Path, flags: list[str], content: bytes | None, message: str) -> None:
     if content is not None:
         (workspace / "bad.jsonl").write_bytes(content)
     result = run("--packed_dir", "other", *flags)

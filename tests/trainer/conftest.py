@@ -1,6 +1,5 @@
 """A byte tokenizer, packed sets of random documents, and a small run, for the tests of this room."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from dataset.filling import TextFiller
 from dataset.packing import PackedSet, PackedSetWriter
 from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import Precision
-from model.tokenizer import SPECIAL_TOKENS, ChatTokenizer, seedling_files
+from model.tokenizer import ChatTokenizer
+from tests.tiny_model import byte_tokenizer
 from trainer.loop import Stage, train
 from trainer.objectives import LanguageModeling
 from trainer.parallel import Parallel
@@ -26,15 +25,7 @@ MAX_SEQ_LEN = 24
 
 @pytest.fixture(scope="session")
 def tokenizer() -> ChatTokenizer:
-    """One token a byte behind the project's special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    model = Tokenizer(models.BPE({token: i for i, token in enumerate([*SPECIAL_TOKENS, *alphabet])}, []))
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
-    definition = json.loads(model.to_str())
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    definition["added_tokens"] = [{"id": i, "content": t, **flags} for i, t in enumerate(SPECIAL_TOKENS)]
-    return ChatTokenizer.from_files(seedling_files(json.dumps(definition), MAX_SEQ_LEN))
+    return byte_tokenizer(MAX_SEQ_LEN)
 
 
 def _write_set(folder: Path, tokenizer: ChatTokenizer, num_documents: int, seed: int) -> PackedSet:
@@ -84,9 +75,7 @@ def start_run(train_set: PackedSet, val_set: PackedSet, tmp_path: Path) -> Start
         config = LMConfig(**{**sizes, "vocab_size": train_set.meta["vocab_size"], **(architecture or {})})
         torch.manual_seed(run.seed)
         objective = wrap_objective(LanguageModeling(document_mask=False))
-        stage = Stage(
-            "pretrain", CausalLM(config), objective, train_set, val_set, train_set.tokenizer_files(), {}
-        )
+        stage = Stage("pretrain", CausalLM(config), objective, train_set, val_set, train_set.tokenizer_files(), {})
         return train(stage, training, run, Precision(torch.device("cpu"), dtype), Parallel())
 
     return start
