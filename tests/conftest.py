@@ -1,6 +1,7 @@
 """Fixtures of all tests, and what must be set before torch is first imported."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["MPLBACKEND"] = "Agg"
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and every process that they start would
+# inherit that: the tests that press it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine an example's time says nothing about the code.
 settings.register_profile("seedling", deadline=None, suppress_health_check=[HealthCheck.too_slow])

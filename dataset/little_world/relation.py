@@ -109,6 +109,11 @@ def facts(rows: list[list[Pair | None]], column: int) -> tuple[Fact, ...]:
     return tuple(found)
 
 
+def in_order(names: tuple[Pair, ...], step: int) -> tuple[Fact, ...]:
+    """Each name with the one `step` places later, round the circle."""
+    return tuple(Fact({"x": name}, names[(i + step) % len(names)]) for i, name in enumerate(names))
+
+
 def _lines(block: str) -> Iterator[str]:
     return (line.strip() for line in block.splitlines() if line.strip())
 

@@ -1,14 +1,15 @@
 """All relations of the little world in one list, and the ways the other files ask for them."""
 
 from dataset.little_world import (
-    relations_calendar,
     relations_countries,
     relations_culture,
     relations_elements,
     relations_geography,
     relations_language,
+    relations_months,
     relations_nature,
     relations_sums,
+    relations_weekdays,
 )
 from dataset.little_world.relation import Fact, Relation
 
@@ -36,13 +37,13 @@ KNOWLEDGE: tuple[Relation, ...] = (
 # Facts that follow a rule.
 ARITHMETIC: tuple[Relation, ...] = (relations_sums.ADDITION, relations_sums.SUBTRACTION)
 CALENDAR: tuple[Relation, ...] = (
-    relations_calendar.DAY_AFTER,
-    relations_calendar.DAY_BEFORE,
-    relations_calendar.MONTH_AFTER,
-    relations_calendar.MONTH_LENGTH,
+    relations_weekdays.DAY_AFTER,
+    relations_weekdays.DAY_BEFORE,
+    relations_months.MONTH_AFTER,
+    relations_months.MONTH_LENGTH,
 )
 # Those of them that go round in order.
-CALENDAR_ORDER: tuple[Relation, ...] = (relations_calendar.DAY_AFTER, relations_calendar.MONTH_AFTER)
+CALENDAR_ORDER: tuple[Relation, ...] = (relations_weekdays.DAY_AFTER, relations_months.MONTH_AFTER)
 
 RELATIONS: tuple[Relation, ...] = KNOWLEDGE + ARITHMETIC + CALENDAR
 

@@ -115,7 +115,7 @@ def test_settings_may_stand_in_a_file_and_flags_win(run_here, workspace, grown, 
     values |= {"n_kv_heads": 2, "max_steps": 3, "run_name": None, "overwrite": False, "tie_embeddings": True}
     text = json.dumps(values) if name.endswith("json") else yaml.safe_dump(values)
     if name == "settings.yml":
-        text += "learning_rate: 2e-3\n"  # which YAML 1.1 takes for text
+        text += "learning_rate: 7e-3\n"  # which YAML 1.1 takes for text
     (workspace / name).write_text(text, encoding="utf-8")
     finished = run_here("1-pretrain.py", name, "--out_dir", "out2", "--max_steps", 4, folder=workspace)
     assert finished.code == 0, finished.errors
