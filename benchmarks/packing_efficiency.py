@@ -46,7 +46,7 @@ def main() -> None:
         tokenizer = settings.tokenizer
         if tokenizer is None:
             tokenizer = f"{folder}/tokenizer"
-            run("train_tokenizer.py", "--data_path", str(path), "--out_dir", tokenizer)
+            run("train_tokenizer.py", "--data_path", str(path), "--tokenizer", tokenizer)
         flags = [
             "--data_path",
             str(path),
@@ -78,8 +78,10 @@ def find_input(given: str | None, kind: str, folder: Path) -> tuple[Path, str]:
 
 
 def run(script: str, *flags: str) -> None:
-    """Run one of the numbered scripts as a user would; its mistakes are ours."""
-    subprocess.run([sys.executable, REPOSITORY / script, *flags], check=True, stdout=subprocess.DEVNULL)
+    """Run one of the numbered scripts as a user would; where it ends in an error, so do we."""
+    result = subprocess.run([sys.executable, REPOSITORY / script, *flags], check=False, stdout=subprocess.DEVNULL)
+    if result.returncode:
+        sys.exit(result.returncode)
 
 
 def report(folder: Path, path: Path, note: str) -> None:

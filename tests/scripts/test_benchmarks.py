@@ -1,0 +1,49 @@
+"""The commands that print figures run, and what they print is what they measured."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def run_benchmark(repository, *arguments):
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+
+
+def test_packing_efficiency_of_short_documents(repository, tmp_path):
+    path = tmp_path / "text.jsonl"
+    words = [f"w{number % 611}x{number % 13}" for number in range(9000)]
+    documents = [" ".join(words[start : start + 11]) for start in range(0, len(words), 11)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
+    tokenizer = tmp_path / "tokenizer"
+    made = subprocess.run(
+        [sys.executable, "train_tokenizer.py", "--data_path", path, "--tokenizer", tokenizer, "--vocab_size", "400"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    result = run_benchmark(
+        repository, "benchmarks.packing_efficiency", path, "--tokenizer", tokenizer, "--max_seq_len", 64
+    )
+    assert result.returncode == 0, result.stderr
+    shares = [float(share) for share in re.findall(r"([0-9.]+) ?%", result.stdout)]
+    assert shares and max(shares) >= 99
+
+
+def test_a_missing_file_is_one_line(repository, tmp_path):
+    result = run_benchmark(repository, "benchmarks.packing_efficiency", tmp_path / "none.jsonl")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "none.jsonl" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_model_step_prints_a_ratio(repository):
+    flags = ["--preset", "tiny", "--batch_size", 1, "--seq_len", 16, "--repeats", 2, "--threads", 1, "--device", "cpu"]
+    result = run_benchmark(repository, "benchmarks.model_step", *flags)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"ratio ours / transformers +[0-9.]+x", result.stdout)
