@@ -10,6 +10,9 @@ IGNORED = -100  # a target that is not trained on (PyTorch's and transformers' c
 # again in the backward pass, so that memory does not grow with batch × vocabulary.
 MAX_LOGIT_ELEMENTS = 2**25
 
+# Where more of the positions than this are trained, as in pretraining, gathering them costs more than it saves.
+GATHERED_SHARE = 0.9
+
 
 class LMHead(nn.Module):
     """A linear map to the vocabulary. `weight` [vocab_size, dim] may be the embedding matrix itself."""
@@ -35,12 +38,13 @@ class LMHead(nn.Module):
             seq] and both 0 where the target is ignored.
         """
         flat_hidden, flat_targets = hidden_states.flatten(0, -2), targets.flatten()
-        if targets.device.type == "cpu":
-            # Three quarters of a fine-tuning batch are the user's words: no logits are made for those. On a
-            # GPU counting the targets would stall it, so there every position is computed.
-            trained = (flat_targets != IGNORED).nonzero().squeeze(-1)
-            found = self._losses(flat_hidden.index_select(0, trained), flat_targets[trained])
-            losses, log_sum_exp = (each.new_zeros(len(flat_targets)).index_put((trained,), each) for each in found)
+        trained = flat_targets != IGNORED
+        # Three quarters of a fine-tuning batch are the user's words: no logits are made for those. On a GPU
+        # counting the targets would stall it, so there every position is computed.
+        if trained.device.type == "cpu" and trained.count_nonzero() < GATHERED_SHARE * len(trained):
+            places = trained.nonzero().squeeze(-1)
+            found = self._losses(flat_hidden.index_select(0, places), flat_targets[places])
+            losses, log_sum_exp = (each.new_zeros(len(flat_targets)).index_put((places,), each) for each in found)
         else:
             losses, log_sum_exp = self._losses(flat_hidden, flat_targets)
         return losses.view(targets.shape), log_sum_exp.view(targets.shape)

@@ -8,15 +8,19 @@ A *relation* ("the capital of a country") has a table of facts and, in each lang
 - `answers`: what the assistant says. Short, and naming nothing but the key, so that an answer can be marked.
 
 In a wording `{x}` stands for the subject of a fact and `{y}` for its object; sums use `{a}` and `{b}` instead of `{x}`.
+The wordings are plain text, one a line, in `wordings/<relation>.txt`: add yours there.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 LANGUAGES = ("zh", "en")
 
 SLOT = re.compile(r"\{[a-z]\}")
+
+_WORDINGS_FOLDER = Path(__file__).parent / "wordings"
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,23 @@ class Relation:
     def others(self, fact: Fact, language: str) -> list[str]:
         """The objects that would be wrong answers for this fact."""
         return [other for other in self.objects(language) if other != fact.object[language]]
+
+
+def read_relation(name: str, theme: str, title: Pair, facts: tuple[Fact, ...]) -> Relation:
+    """The relation whose wordings are in `wordings/<name>.txt`, under headings such as `[en held_out]`."""
+    lines: dict[str, list[str]] = {}
+    heading = ""
+    for line in _lines((_WORDINGS_FOLDER / f"{name}.txt").read_text(encoding="utf-8")):
+        if line.startswith("["):
+            heading = line.strip("[]")
+            lines[heading] = []
+        else:
+            lines[heading].append(line)
+    zh, en = (
+        Wordings(*(tuple(lines.pop(f"{language} {kind.name}")) for kind in fields(Wordings))) for language in LANGUAGES
+    )
+    assert not lines, f"{name}.txt: no such headings: {list(lines)}"
+    return Relation(name, theme, title, facts, zh, en)
 
 
 def wordings(questions: str, held_out: str, statements: str, answers: str) -> Wordings:

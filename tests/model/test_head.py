@@ -33,9 +33,15 @@ def reference(lm_head: LMHead, hidden_states: Tensor, targets: Tensor) -> tuple[
     return losses.view(targets.shape), logits.logsumexp(-1) * (targets != IGNORED)
 
 
+# Below this share of trained positions they alone get logits: never, or always where any position is ignored.
+GATHERED_SHARES = pytest.mark.parametrize("gathered_share", [0.0, 1.0])
+
+
+@GATHERED_SHARES
 @pytest.mark.parametrize("rows_a_chunk", [None, 1, 4, 5, 21, 22])
-def test_losses_and_gradients(rows_a_chunk, monkeypatch):
+def test_losses_and_gradients(rows_a_chunk, gathered_share, monkeypatch):
     """Chunks of every size, a last short one too, give what all logits at once give."""
+    monkeypatch.setattr(head, "GATHERED_SHARE", gathered_share)
     if rows_a_chunk is not None:
         monkeypatch.setattr(head, "MAX_LOGIT_ELEMENTS", rows_a_chunk * VOCAB)
     lm_head, hidden_states, targets = make_inputs()
@@ -49,8 +55,10 @@ def test_losses_and_gradients(rows_a_chunk, monkeypatch):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
+@GATHERED_SHARES
 @pytest.mark.parametrize("rows_a_chunk", [1, 100])
-def test_ignored_positions_are_zero_and_teach_nothing(rows_a_chunk, monkeypatch):
+def test_ignored_positions_are_zero_and_teach_nothing(rows_a_chunk, gathered_share, monkeypatch):
+    monkeypatch.setattr(head, "GATHERED_SHARE", gathered_share)
     monkeypatch.setattr(head, "MAX_LOGIT_ELEMENTS", rows_a_chunk * VOCAB)
     lm_head, hidden_states, targets = make_inputs()
     losses, log_sum_exp = lm_head(hidden_states, targets)
@@ -61,8 +69,10 @@ def test_ignored_positions_are_zero_and_teach_nothing(rows_a_chunk, monkeypatch)
     assert (hidden_states.grad[~ignored].abs().sum(-1) > 0).all()
 
 
+@GATHERED_SHARES
 @pytest.mark.parametrize("rows_a_chunk", [1, 100])
-def test_nothing_to_train_on_gives_zero_and_no_nan(rows_a_chunk, monkeypatch):
+def test_nothing_to_train_on_gives_zero_and_no_nan(rows_a_chunk, gathered_share, monkeypatch):
+    monkeypatch.setattr(head, "GATHERED_SHARE", gathered_share)
     monkeypatch.setattr(head, "MAX_LOGIT_ELEMENTS", rows_a_chunk * VOCAB)
     lm_head, hidden_states, targets = make_inputs()
     losses, _ = lm_head(hidden_states, torch.full_like(targets, IGNORED))
