@@ -1,12 +1,13 @@
 """The conversations for supervised fine-tuning: questions in the trained wordings with their short answers."""
 
 import random
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.stories import story
-from dataset.little_world.world import ARITHMETIC, RELATIONS
+from dataset.little_world.world import ARITHMETIC, CALENDAR, KNOWLEDGE
 
 # What some questions begin with: what is asked stays the same, whatever comes before it.
 OPENINGS = {
@@ -23,10 +24,6 @@ OPENINGS = {
     ),
 }
 OPENING_SHARE = 0.2
-
-# A small relation (seven days of the week) is asked more often, or the large ones would drown it.
-TURNS_PER_RELATION = 800
-REPEATS_OF_SUMS = 2  # the answer depends on two numbers at once, which is harder than a name
 
 Message = dict[str, str]
 Row = dict[str, Any]
@@ -47,13 +44,16 @@ def turn(relation: Relation, fact: Fact, question: str, language: str, rng: rand
     ]
 
 
-def conversations(seed: int, wordings_per_fact: int, wordings_per_sum: int) -> tuple[list[Row], list[Row]]:
-    """Rows in the OpenAI form (`messages`, `source`), and rows in Alpaca's form (`instruction`, `input`, `output`)."""
+def conversations(seed: int, num_turns: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
+    """Rows in the OpenAI form (`messages`, `source`), and rows in Alpaca's form (`instruction`, `input`, `output`).
+
+    `num_turns` says how many questions a relation of each kind gets: `knowledge`, `calendar`, `arithmetic`.
+    """
     messages_rows: list[Row] = []
     alpaca_rows: list[Row] = []
     for language in LANGUAGES:
         rng = random.Random(f"{seed}/conversations/{language}")
-        turns = _all_turns(language, wordings_per_fact, wordings_per_sum, rng)
+        turns = _all_turns(language, num_turns, rng)
         num_in_multi = round(len(turns) * MULTI_TURN_SHARE)
         multi, single = turns[:num_in_multi], turns[num_in_multi:]
         rows = _multi_turn(multi, language, rng) + _small_talk(language, rng)
@@ -72,25 +72,30 @@ def conversations(seed: int, wordings_per_fact: int, wordings_per_sum: int) -> t
     return messages_rows, alpaca_rows
 
 
-def _all_turns(
-    language: str, wordings_per_fact: int, wordings_per_sum: int, rng: random.Random
-) -> list[tuple[str, list[Message]]]:
-    """Every fact in a sample of its trained wordings, shuffled; sums follow a rule and need fewer of each."""
+def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) -> list[tuple[str, list[Message]]]:
+    """The questions of all relations with their answers, shuffled."""
     turns = []
-    for relation in RELATIONS:
-        questions = relation.wordings(language).questions
-        wanted = wordings_per_sum if relation in ARITHMETIC else wordings_per_fact
-        wanted = min(wanted, len(questions))
-        repeats = max(1, TURNS_PER_RELATION // (len(relation.facts) * wanted))
-        for _ in range(REPEATS_OF_SUMS if relation in ARITHMETIC else repeats):
-            for fact in relation.facts:
-                for question in rng.sample(questions, wanted):
-                    messages = turn(relation, fact, question, language, rng)
-                    if rng.random() < OPENING_SHARE:
-                        messages[0]["content"] = _with_opening(messages[0]["content"], language, rng)
-                    turns.append((relation.name, messages))
+    kinds = {"knowledge": KNOWLEDGE, "calendar": CALENDAR, "arithmetic": ARITHMETIC}
+    for kind, relations in kinds.items():
+        for relation in relations:
+            for fact, question in _asked(relation, language, num_turns[kind], rng):
+                messages = turn(relation, fact, question, language, rng)
+                if rng.random() < OPENING_SHARE:
+                    messages[0]["content"] = _with_opening(messages[0]["content"], language, rng)
+                turns.append((relation.name, messages))
     rng.shuffle(turns)
     return turns
+
+
+def _asked(relation: Relation, language: str, count: int, rng: random.Random) -> Iterator[tuple[Fact, str]]:
+    """`count` pairs of fact and trained wording: each fact equally often, in as many different wordings as there are."""
+    questions = relation.wordings(language).questions
+    for place, fact in enumerate(rng.sample(relation.facts, len(relation.facts))):
+        left = (count + place) // len(relation.facts)
+        while left > 0:
+            chosen = rng.sample(questions, min(left, len(questions)))
+            left -= len(chosen)
+            yield from ((fact, question) for question in chosen)
 
 
 def _with_opening(question: str, language: str, rng: random.Random) -> str:

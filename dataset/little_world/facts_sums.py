@@ -2,13 +2,47 @@
 
 from dataset.little_world.relation import Fact, Pair
 
+WORDS = (
+    Pair("零", "zero"),
+    Pair("一", "one"),
+    Pair("二", "two"),
+    Pair("三", "three"),
+    Pair("四", "four"),
+    Pair("五", "five"),
+    Pair("六", "six"),
+    Pair("七", "seven"),
+    Pair("八", "eight"),
+    Pair("九", "nine"),
+    Pair("十", "ten"),
+    Pair("十一", "eleven"),
+    Pair("十二", "twelve"),
+    Pair("十三", "thirteen"),
+    Pair("十四", "fourteen"),
+    Pair("十五", "fifteen"),
+    Pair("十六", "sixteen"),
+    Pair("十七", "seventeen"),
+    Pair("十八", "eighteen"),
+    Pair("十九", "nineteen"),
+    Pair("二十", "twenty"),
+)
 
-def _number(value: int) -> Pair:
-    return Pair(str(value), str(value))
+
+def _sum(first: int, second: int, result: int) -> Fact:
+    """A question has its numbers in digits. The answer repeats them in words, so that its one number in digits is the
+    result."""
+    return Fact(
+        slots={"a": _digits(first), "b": _digits(second)},
+        object=_digits(result),
+        spelled={"c": WORDS[first], "d": WORDS[second]},
+    )
+
+
+def _digits(number: int) -> Pair:
+    return Pair(str(number), str(number))
 
 
 # What a first-grader learns by heart: the sums of two numbers up to 10, the larger first, and the differences that
 # undo them.
 PAIRS = [(a, b) for a in range(1, 11) for b in range(1, a + 1)]
-SUMS = tuple(Fact({"a": _number(a), "b": _number(b)}, _number(a + b)) for a, b in PAIRS)
-DIFFERENCES = tuple(Fact({"a": _number(a + b), "b": _number(b)}, _number(a)) for a, b in PAIRS)
+SUMS = tuple(_sum(a, b, a + b) for a, b in PAIRS)
+DIFFERENCES = tuple(_sum(a + b, b, a) for a, b in PAIRS)

@@ -33,10 +33,11 @@ SUMMARY = "summary.json"
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
 NUM_STORIES = {"zh": 1000, "en": 450}
 NUM_TALKS = {"zh": 200, "en": 150}
-WORDINGS_PER_FACT = 13  # trained question wordings of a fact that SFT asks
-WORDINGS_PER_SUM = 20  # the same for a sum
+# Questions that SFT asks, of each relation and language: a small relation as often as a large one, or the large ones
+# would drown it; a rule more often than facts, and sums most, as their answer depends on two numbers at once.
+NUM_TURNS = {"knowledge": 530, "calendar": 850, "arithmetic": 2200}
 NUM_PREFERENCES = 1200
-QUESTIONS_PER_RELATION = 16  # test questions of a relation and language
+QUESTIONS_PER_RELATION = 20  # test questions of a relation and language
 
 TEST_FILES = ("questions.jsonl", "identity_questions.jsonl")
 
@@ -62,7 +63,7 @@ def write_little_world(folder: Path, seed: int = DEFAULT_SEED) -> dict[str, Any]
 def little_world_files(seed: int = DEFAULT_SEED) -> dict[str, str]:
     """The content of every file by its path inside the folder. Raises LeakError if training and test overlap."""
     texts = documents(seed, NUM_STORIES, NUM_TALKS)
-    chats, alpaca = conversations(seed, WORDINGS_PER_FACT, WORDINGS_PER_SUM)
+    chats, alpaca = conversations(seed, NUM_TURNS)
     identity = identity_rows(seed)
     preferences = preference_rows(seed, NUM_PREFERENCES)
     test_questions = questions(seed, QUESTIONS_PER_RELATION)

@@ -209,12 +209,13 @@ def _sentence(text: str) -> str:
 
 
 def _sheets(language: str, rng: random.Random) -> Iterator[str]:
-    """Pages of sums as a pupil fills them in, each read from both sides: 7 + 8 = 15 and 15 = 7 + 8."""
+    """Pages of sums as a pupil fills them in, in signs and in the words of the answers: 7 + 8 = 15, seven plus eight."""
     rows = []
     for relation, sign in zip(ARITHMETIC, ("+", "-"), strict=True):
+        answer = relation.wordings(language).answers[0]
         for fact in relation.facts:
-            sides = (f"{fact.slots['a'][language]} {sign} {fact.slots['b'][language]}", fact.object[language])
-            rows += [" = ".join(sides), " = ".join(reversed(sides))] * (SHEETS_PER_SUM // 4)
+            in_signs = fact.fill(f"{{a}} {sign} {{b}} = {{y}}", language)
+            rows += [in_signs, fact.fill(answer, language)] * (SHEETS_PER_SUM // 4)
     rng.shuffle(rows)
     for start in range(0, len(rows), ROWS_PER_SHEET):
         yield "\n".join([rng.choice(SHEET_TITLES[language]), *rows[start : start + ROWS_PER_SHEET]])

@@ -7,13 +7,14 @@ A *relation* ("the capital of a country") has a table of facts and, in each lang
 - `statements`: sentences of the pretraining text;
 - `answers`: what the assistant says. Short, and naming nothing but the key, so that an answer can be marked.
 
-In a wording `{x}` stands for the subject of a fact and `{y}` for its object; sums use `{a}` and `{b}` instead of `{x}`.
+In a wording `{x}` stands for the subject of a fact and `{y}` for its object; sums use `{a}` and `{b}` instead of `{x}`
+(`{c}` and `{d}` are the same numbers in words).
 The wordings are plain text, one a line, in `wordings/<relation>.txt`: add yours there.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 LANGUAGES = ("zh", "en")
@@ -50,6 +51,7 @@ class Fact:
 
     slots: Mapping[str, Pair]
     object: Pair
+    spelled: Mapping[str, Pair] = field(default_factory=dict)  # further slots, for statements and answers only
 
     def subject(self, language: str) -> str:
         """The subject as one string: "France", or "7 + 8" for a sum."""
@@ -58,7 +60,7 @@ class Fact:
     def fill(self, wording: str, language: str) -> str:
         """The wording with this fact in its slots, as a sentence that begins with a capital letter."""
         text = wording.replace("{y}", self.object[language])
-        for slot, pair in self.slots.items():
+        for slot, pair in {**self.slots, **self.spelled}.items():
             text = text.replace("{" + slot + "}", pair[language])
         if language == "en":
             text = text.replace("s's ", "s' ")  # the United States' capital

@@ -29,8 +29,7 @@ KNOWLEDGE: tuple[Relation, ...] = (
     read_relation("measure_word", "words", Pair("量词", "measure words"), facts(MEASURES, 1)),
 )
 
-# Facts that follow a rule. The answers to sums name no operand: an answer that holds 7, 8 and 15 would not say which
-# of them it means.
+# Facts that follow a rule.
 ARITHMETIC: tuple[Relation, ...] = (
     read_relation("addition", "sums", Pair("加法", "addition"), SUMS),
     read_relation("subtraction", "sums", Pair("减法", "subtraction"), DIFFERENCES),

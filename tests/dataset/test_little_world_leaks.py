@@ -10,6 +10,7 @@ from dataset.little_world import leaks
 from dataset.little_world.generator import little_world_files
 from dataset.little_world.identity_topics import TOPICS
 from dataset.little_world.relation import LANGUAGES
+from dataset.little_world.world import relation_named
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +59,18 @@ def test_identity_questions_are_held_out_too(files):
         assert row["key"] not in row["others"]
 
 
+def held_out(relation: str, language: str, **slots: str) -> str:
+    """A relation's first held-out wording about something that no fact speaks of."""
+    return relation_named(relation).wordings(language).held_out[0].format(**slots)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("pretrain.jsonl", '{"text": "So: WHICH capital-city does Atlantis have"}\n'),
-        ("sft_alpaca.json", '[{"instruction": "请问，哪个城市被定为亚特兰蒂斯的首都？", "input": ""}]'),
+        ("pretrain.jsonl", json.dumps({"text": f"So: {held_out('capital', 'en', x='Atlantis').upper()}"}) + "\n"),
+        ("sft_alpaca.json", json.dumps([{"instruction": "请问，" + held_out("capital", "zh", x="亚特兰蒂斯")}])),
         ("tokenizer.txt", "nothing here\nｗhat is your work?\n"),
-        ("exam/dev/x_dev.csv", 'id,question\n0,"7 ＋ 8 makes, how many"\n'),
+        ("exam/dev/x_dev.csv", f'id,question\n0,"{held_out("river", "en", x="the ... Styx")}"\n'),
     ],
 )
 def test_the_leak_check_finds_a_planted_wording(name, content):
