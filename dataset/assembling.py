@@ -152,7 +152,8 @@ class Assembler:
             self._drop_duplicates(block, verdicts, sources, rejects)
         self._num_taken += block.num_documents
         validation = kept & validation_mask(block.digests, self.plan.val_share)
-        for output, chosen in zip(self.outputs, (kept & ~validation, validation), strict=False):
+        parts = (kept & ~validation, validation)[: len(self.outputs)]  # without a validation set nothing falls into it
+        for output, chosen in zip(self.outputs, parts, strict=True):
             output.add(block, chosen, sources)
 
     def _drop_duplicates(

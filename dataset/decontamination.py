@@ -127,7 +127,9 @@ class Decontaminator:
             return _whole(stem, least, least, _NO_LIMIT) if item.whole else []
         hashes = _whole(stem, least, _MIN_STEM_CHARACTERS if is_han else _MIN_STEM_WORDS, _MAX_STEMS)
         # With its choices: as a plain sequence, and with a letter before each, as prompts write it.
-        lettered = [f"{letter}. {text}" for letter, text in zip(CHOICES, item.choices, strict=False)]
+        lettered = [
+            f"{letter}. {text}" for letter, text in zip(CHOICES[: len(item.choices)], item.choices, strict=True)
+        ]
         for choices in (item.choices, lettered):
             text = _Text(_folded("\n".join([item.text, *choices]))[: MAX_CHARS - 1])
             if len(text.units) < n:

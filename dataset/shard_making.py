@@ -8,6 +8,7 @@ from typing import Any
 
 from dataset.assembling import SourceNumbers
 from dataset.build_settings import BuildSettings
+from dataset.cutting import BLOCK_BYTES
 from dataset.decontamination import Decontaminator
 from dataset.dedup import DuplicateFinder
 from dataset.encoding import EncodedBlock, EncodingSettings, joined
@@ -22,6 +23,8 @@ from model.errors import UserError
 from model.files import atomic_path
 
 _ENOUGH_ROWS_TO_JUDGE = 10_000
+_SMALLEST_BLOCK_BYTES = 1 << 16
+_BLOCKS_OF_SMALL_INPUT = 128
 
 
 class ShardMaker:
@@ -122,7 +125,7 @@ class _Blocks:
     """The blocks of all inputs, from a position on; knows how far those have come that are encoded."""
 
     def __init__(self, inputs: list[Input], after: Position | None) -> None:
-        self._inputs = inputs
+        self._inputs, self._block_bytes = inputs, block_bytes(inputs)
         self._first = 0 if after is None else [each.name for each in inputs].index(after.input)
         self._skipped = 0 if after is None else after.num_blocks  # of the first input
         self._on_their_way: list[tuple[str, int]] = []  # input and bytes of the blocks given but not taken
@@ -132,7 +135,7 @@ class _Blocks:
     def __iter__(self) -> Iterator[Block]:
         before = sum(each.size or 0 for each in self._inputs[: self._first])
         for number, each in enumerate(self._inputs[self._first :]):
-            for block in islice(each.blocks(), 0 if number else self._skipped, None):
+            for block in islice(each.blocks(self._block_bytes), 0 if number else self._skipped, None):
                 self._on_their_way.append((each.name, before + block.bytes_read))
                 yield block
             before += each.size or 0
@@ -143,3 +146,12 @@ class _Blocks:
         goes_on = self.position is not None and self.position.input == name
         num_blocks = self.position.num_blocks + 1 if self.position is not None and goes_on else 1
         self.position = Position(name, num_blocks, self.bytes_read)
+
+
+def block_bytes(inputs: list[Input]) -> int:
+    """Bytes of a block: enough blocks that all workers end at about the same time.
+
+    It must not depend on how many workers there are: a run that goes on skips blocks by their number.
+    """
+    total = sum(BLOCK_BYTES * _BLOCKS_OF_SMALL_INPUT if each.size is None else each.size for each in inputs)
+    return max(_SMALLEST_BLOCK_BYTES, min(BLOCK_BYTES, total // _BLOCKS_OF_SMALL_INPUT))

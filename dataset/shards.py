@@ -1,6 +1,6 @@
 """Finished work on the disk: encoded blocks in shard files, so that an interrupted build goes on where it was.
 
-A shard is an `.npz` file of some tens of megabytes: one `EncodedBlock` joined from many. It appears whole or not
+A shard is an `.npz` file of some megabytes: one `EncodedBlock` joined from many. It appears whole or not
 at all (written beside its place, flushed, renamed), carries the checksums of the zip format, and says which rows
 of the input it ends with. Shards are numbered in the order of the input, so that the next run reads the last one
 and knows where to go on.
@@ -21,7 +21,7 @@ from dataset.report import ReadCounts
 from model.errors import UserError
 from model.files import atomic_path
 
-SHARD_BYTES = 32 << 20
+SHARD_BYTES = 8 << 20
 _ARRAYS = ("tokens", "lengths", "lines", "path_of", "source_of", "digests", "letters")
 _NEAR = tuple(column.name for column in fields(NearArrays))
 

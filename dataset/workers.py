@@ -16,6 +16,8 @@ from dataset.formats import Block
 from model.errors import UserError
 from model.tokenizer import ChatTokenizer
 
+_FOR_TEMPLATES = ["transformers.utils.chat_template_utils"]
+
 
 def encode_blocks(
     blocks: Iterable[Block], tokenizer: ChatTokenizer, settings: EncodingSettings, num_workers: int
@@ -28,12 +30,12 @@ def encode_blocks(
     if num_workers == 0:
         yield from map(BlockEncoder(tokenizer, settings), blocks)
         return
-    # Started afresh, not forked: the tokenizer's threads do not survive a fork, and macOS and Linux behave
-    # alike.
+    # Not forked from here: the tokenizer's threads do not survive a fork. A fresh process loads the libraries once,
+    # and the workers are forked from that one, so they start at once and share its memory.
     multiprocessing.resource_tracker.ensure_running()  # now, because starting it resets the signal mask
-    executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, settings)
-    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dataset.encoding", *([] if settings.kind == "pretrain" else _FOR_TEMPLATES)])
+    executor = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer, settings))
     on_their_way: deque[Future[EncodedBlock]] = deque()
     try:
         for block in blocks:
@@ -41,6 +43,8 @@ def encode_blocks(
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 on_their_way.append(executor.submit(_encode_in_worker, block))
+            except (BrokenPipeError, EOFError) as error:
+                raise BrokenProcessPool("the process that starts the workers is gone") from error
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if len(on_their_way) > 3 * num_workers:

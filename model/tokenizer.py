@@ -16,7 +16,6 @@ from typing import Any, Self
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Encoding, Tokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from model.errors import UserError
 from model.files import atomic_folder, canonical_json, sha256_of_text
@@ -225,6 +224,9 @@ class ChatTokenizer:
         """
         if self.chat_template is None:
             raise UserError("this tokenizer has no chat template: add a chat_template.jinja to its folder")
+        # Here, because transformers takes most of a second to load, and plain text does without it.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         with_spans = self.has_generation_marks and not add_generation_prompt
         variables: dict[str, Any] = self._template_variables
         try:

@@ -174,7 +174,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     rows: list[dict[str, Any]] = [{"text": text} for text in TEXTS * 2]
     if kind == "sft":
         rows = [conversation(number % 500) for number in range(600)]
-    monkeypatch.setattr("dataset.sources.Input.blocks.__defaults__", (2000, 16 << 20, None))  # many blocks
+    monkeypatch.setattr("dataset.shard_making.block_bytes", lambda inputs: 2000)  # many blocks
     monkeypatch.setattr("dataset.shard_making._ENOUGH_ROWS_TO_JUDGE", 10)
     alone = build(rows, kind=kind, val_share=0.2)
     shared = build(rows, kind=kind, val_share=0.2, num_workers=2, packed_dir=tmp_path / "shared")

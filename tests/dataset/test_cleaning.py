@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -404,7 +405,7 @@ def test_the_web_preset_leaves_real_pages_and_poems_alone(real_data: Any) -> Non
     with open(real_data / "text" / "c4_demo.jsonl", encoding="utf-8") as file:
         pages = [json.loads(line)["text"] for line in file]
     with open(real_data / "text" / "poems.jsonl", encoding="utf-8") as file:
-        poems = [json.loads(line)["text"] for _, line in zip(range(2000), file, strict=False)]
+        poems = [json.loads(line)["text"] for line in islice(file, 2000)]
     kept = [cleaner.clean_text(text) for text in pages]
     assert sum(cleaned.failed is None for cleaned in kept) >= 0.95 * len(pages)
     assert sum(len(cleaned.text) for cleaned in kept) >= 0.99 * sum(map(len, pages))

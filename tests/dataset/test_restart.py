@@ -36,7 +36,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks, and a shard of every few."""
-    monkeypatch.setattr("dataset.sources.Input.blocks.__defaults__", (2000, 16 << 20, None))
+    monkeypatch.setattr("dataset.shard_making.block_bytes", lambda inputs: 2000)
     monkeypatch.setattr("dataset.shard_making.SHARD_BYTES", 20_000)
 
 
