@@ -2,6 +2,8 @@
 
     python 1-pretrain.py                                      the little world, on whatever device is here
     python 1-pretrain.py --preset small --data_path dataset/packed/wiki --batch_size 32
+    python 1-pretrain.py --data_path wiki:0.7,poems:0.3       two sets of dataset/packed, by shares of the tokens
+    python 1-pretrain.py --data_path mixture.yaml             samples, token budgets, phases: see dataset/mixture.py
     python 1-pretrain.py --init_from out/pretrain_512.pth --run_name more --data_path dataset/packed/news
 
 Reads a packed set (python data_process.py pretrain …) and writes out/pretrain_<dim>.pth. Stop it with Ctrl-C or
@@ -33,9 +35,9 @@ def main() -> int:
     from model.decoder import CausalLM
     from model.tokenizer import ChatTokenizer
     from trainer import parallel
-    from trainer.loop import Stage, train
+    from trainer.loop import train
     from trainer.objectives import LanguageModeling
-    from trainer.stages import check_tokenizer, generation_defaults, load_parent, open_sets, prepare_device
+    from trainer.stages import Stage, check_tokenizer, generation_defaults, load_parent, open_sets, prepare_device
 
     processes = parallel.start()
     precision = prepare_device(run)

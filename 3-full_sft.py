@@ -2,6 +2,7 @@
 
     python 3-full_sft.py                                      from the only out/pretrain_*.pth, the little world
     python 3-full_sft.py --init_from out/pretrain_512.pth --data_path dataset/packed/alpaca_zh
+    python 3-full_sft.py --data_path alpaca_zh:0.8,identity:0.2     several sets (or mixture.yaml: dataset/mixture.py)
 
 Reads a packed set of conversations (python data_process.py sft …) and writes out/full_sft_<dim>.pth. Every turn of
 the assistant is trained on, and nothing that the user says. Ctrl-C saves; the same command goes on.
@@ -27,9 +28,9 @@ def main() -> int:
     data, training, run = parse_settings(DataSettings, SFTSettings, RunSettings, description=__doc__)
     # torch loads only now: --help and a wrong flag answer at once.
     from trainer import parallel
-    from trainer.loop import Stage, train
+    from trainer.loop import train
     from trainer.objectives import LanguageModeling
-    from trainer.stages import check_tokenizer, generation_defaults, load_parent, open_sets, prepare_device
+    from trainer.stages import Stage, check_tokenizer, generation_defaults, load_parent, open_sets, prepare_device
 
     processes = parallel.start()
     precision = prepare_device(run)

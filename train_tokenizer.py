@@ -3,8 +3,10 @@
     python train_tokenizer.py                                    # the little world
     python train_tokenizer.py --data_path my_text.jsonl books/   # your own files and folders
     python train_tokenizer.py --data_path my_text.jsonl --vocab_size 16000 --tokenizer out/my_tokenizer
+    python train_tokenizer.py --data_path dump.tar.gz https://example.org/wiki.jsonl.zst hf:owner/name
 
-Files may be JSON Lines or JSON with `text`, `instruction` and `output`, or `messages`; CSV; or plain text.
+Files may be JSON Lines or JSON with `text`, `instruction` and `output`, or `messages`; CSV; Parquet; or plain text;
+compressed or in archives too. Names as for `data_process.py`: files, folders, patterns, addresses, hf:… and ms:….
 Runs on the CPU, all cores. The same text, settings and seed give the same tokenizer, byte for byte.
 """
 
@@ -28,7 +30,7 @@ HELD_OUT_SHARE = 0.05  # of the sample: measured on, never trained on
 class TokenizerSettings:
     """What the tokenizer learns from, and how large it gets."""
 
-    data_path: list[str] | None = flag(None, "files and folders (default: RAW_DIR/little_world/tokenizer.txt)")
+    data_path: list[str] | None = flag(None, "files, folders, addresses… (default: RAW_DIR/little_world/tokenizer.txt)")
     raw_dir: str = flag("dataset/raw", "where `data_process.py little_world` wrote its files")
     tokenizer: str = flag("out/tokenizer", "the folder that is written")
     vocab_size: int = flag(6400, "number of entries, the 64 special tokens and 256 bytes included")

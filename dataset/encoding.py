@@ -1,29 +1,25 @@
-"""Blocks of raw rows → token ids, in this process or in several: parse, convert, clean, encode.
+"""Blocks of raw rows → token ids: parse, convert, clean, keep exams out, encode, and make keys for duplicates.
 
-Everything here works on one block and knows nothing of the others, so any number of workers gives the same
-result; what needs the whole input (duplicates, the validation split, packing) happens in
-`dataset/building.py`, in order.
+Everything here works on one block and knows nothing of the others, so any number of processes gives the same
+result (`dataset/workers.py` runs them); what needs the whole input (duplicates, the validation split, packing)
+happens later, in order.
 """
 
 import json
-import multiprocessing
-import multiprocessing.resource_tracker
-import os
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from dataset.cleaning import CleaningRules, clean_text, digest, failed_rule
-from dataset.conversations import BadRow, Conversation, contents, to_conversation, to_preference, to_text
-from dataset.sources import Block, Reject, Row, parse_block
+from dataset.characters import FIRST_LETTER, NUM_KINDS, count_kinds, kinds_of
+from dataset.cleaning import Cleaned, Cleaner, CleaningRules, digest
+from dataset.conversations import BadRow, Conversation, to_conversation, to_preference, to_text
+from dataset.decontamination import CONTAMINATED, Decontaminator
+from dataset.dedup import NearDuplicateSettings, NearKeys
+from dataset.formats import Block, Reject, Row, parse_block, sample_of
+from dataset.recipes import Recipe
+from dataset.report import NUM_SCRIPTS, LeftOut, ReadCounts
 from model.chat import EncodedChat, encode_conversation
 from model.errors import UserError
 from model.files import canonical_json
@@ -31,7 +27,10 @@ from model.tokenizer import ChatTokenizer
 
 TOO_LONG = "longer than a row"
 NOTHING_TO_TRAIN = "nothing to train"
-_SAMPLE_CHARS = 200
+LEFT_OUT_BY_RECIPE = "left out by the recipe"
+DIGEST_BYTES = 16
+_MAX_LABEL_CHARS = 100
+_LONG_TEXT = 1 << 18  # characters
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,92 @@ class EncodingSettings:
     max_seq_len: int
     text_key: str
     rules: CleaningRules
-    labels: Mapping[str, str]  # file → the source its rows belong to, unless a row names its own
+    labels: Mapping[str, str]  # input → the source its rows belong to, unless a row names its own
+    recipe: Recipe | None = None
+    decontaminator: Decontaminator | None = None
+    near: NearDuplicateSettings | None = None
+
+
+@dataclass
+class NearArrays:
+    """What near-duplicates are found by (dataset/dedup.py), of n documents."""
+
+    band_keys: np.ndarray  # [n, bands] uint64
+    shingles: np.ndarray  # uint32, end to end
+    num_shingles: np.ndarray  # [n] int32
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> Any:
+    return field(default_factory=lambda: np.zeros(shape, dtype))
 
 
 @dataclass
 class EncodedBlock:
-    """The documents of a block (conversations, pairs), their tokens end to end, and what was left out."""
+    """The n documents (conversations, pairs) of neighbouring rows, and what else became of those rows."""
 
-    path: str
-    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
+    paths: list[str]  # the inputs that the rows come from
+    sources: dict[str, str] = field(default_factory=dict)  # source → the label of an input with such rows
+    read: ReadCounts = field(default_factory=ReadCounts)
+    rejects: bytes = b""  # every row that was left out, as JSON Lines
+    tokens: np.ndarray = _empty((0,), np.uint16)  # of all documents, end to end
     mask: np.ndarray | None = None  # like tokens; None where everything trains
-    lengths: list[tuple[int, ...]] = field(default_factory=list)  # tokens of each side of each document
-    lines: list[int] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    rows_in: Counter[str] = field(default_factory=Counter)  # by source
-    rejected: list[Reject] = field(default_factory=list)  # rows that could not be read or converted
-    dropped: list[Reject] = field(default_factory=list)  # good rows that a rule left out
-    num_straddling: int = 0
+    lengths: np.ndarray = _empty((0, 1), np.int32)  # [n, sides]: a pair has two
+    lines: np.ndarray = _empty((0,), np.int64)
+    path_of: np.ndarray = _empty((0,), np.int32)  # index into `paths`
+    source_of: np.ndarray = _empty((0,), np.int32)  # index into `sources`
+    digests: np.ndarray = _empty((0, DIGEST_BYTES), np.uint8)
+    letters: np.ndarray = _empty((0, NUM_SCRIPTS), np.int32)
+    near: NearArrays | None = None
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.lines)
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory, nearly."""
+        near = 0 if self.near is None else sum(array.nbytes for array in vars(self.near).values())
+        per_document = self.lines.nbytes + self.digests.nbytes + self.letters.nbytes
+        return 3 * self.tokens.nbytes // 2 + per_document + near + len(self.rejects)
+
+
+def joined(blocks: Sequence[EncodedBlock]) -> EncodedBlock:
+    """Several blocks as one, in their order."""
+    whole = EncodedBlock(list(dict.fromkeys(path for block in blocks for path in block.paths)))
+    path_numbers = {path: number for number, path in enumerate(whole.paths)}
+    for label, input_label in (pair for block in blocks for pair in block.sources.items()):
+        whole.sources.setdefault(label, input_label)
+    source_numbers = {label: number for number, label in enumerate(whole.sources)}
+    path_of, source_of = [], []
+    for block in blocks:
+        sources = np.array([source_numbers[label] for label in block.sources], np.int32)
+        paths = np.array([path_numbers[path] for path in block.paths], np.int32)
+        whole.read.merge(block.read, sources.tolist())
+        source_of.append(sources[block.source_of])
+        path_of.append(paths[block.path_of])
+    whole.rejects = b"".join(block.rejects for block in blocks)
+    whole.source_of, whole.path_of = np.concatenate(source_of), np.concatenate(path_of)
+    for name in ("tokens", "lengths", "lines", "digests", "letters"):
+        setattr(whole, name, np.concatenate([getattr(block, name) for block in blocks]))
+    if blocks[0].mask is not None:
+        whole.mask = np.concatenate([block.mask for block in blocks if block.mask is not None])
+    near = [block.near for block in blocks if block.near is not None]
+    if near:
+        columns = ([getattr(each, column.name) for each in near] for column in fields(NearArrays))
+        whole.near = NearArrays(*map(np.concatenate, columns))
+    return whole
+
+
+@dataclass
+class _Document:
+    """A row on its way: what it holds, and where it was found."""
+
+    row: Row
+    source: int
+    cleaned: Cleaned
+    token_ids: list[int] = field(default_factory=list)
+    loss_mask: list[bool] = field(default_factory=list)
+    lengths: tuple[int, ...] = ()
 
 
 class BlockEncoder:
@@ -67,87 +134,113 @@ class BlockEncoder:
 
     def __init__(self, tokenizer: ChatTokenizer, settings: EncodingSettings) -> None:
         self.tokenizer, self.settings = tokenizer, settings
+        self._cleaner = Cleaner(settings.rules)
+        self._near_keys = None if settings.near is None else NearKeys(settings.near)
         self._dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+        convert: Mapping[str, Callable[[dict[str, Any]], Conversation]] = {"sft": to_conversation, "dpo": to_preference}
+        self._to_conversation = convert.get(settings.kind)
 
     def __call__(self, block: Block) -> EncodedBlock:
         """Encode one block. UserError: the file was cut."""
-        encoded = EncodedBlock(block.path)
-        documents: list[tuple[Row, Any]] = []
-        for row in parse_block(block):
-            label = self._label(row)
-            encoded.rows_in[label] += 1
-            if isinstance(row, Reject):
-                encoded.rejected.append(row)
-                continue
-            try:
-                document, text = self._convert(row.value)
-            except BadRow as error:
-                encoded.rejected.append(_left_out(row, error.reason, error.detail))
-                continue
-            rule = failed_rule(text, self.settings.rules)
-            if rule is not None:
-                encoded.dropped.append(_left_out(row, rule, f"{len(text)} characters"))
-            else:
-                documents.append((row, document))
-        if self.settings.kind == "pretrain":
-            self._encode_texts(encoded, documents)
+        encoded = EncodedBlock([block.path])
+        left_out = _Rejects(encoded)
+        documents = self._without_held_out(self._read(block, encoded, left_out), left_out)
+        if self._to_conversation is None:
+            self._encode_texts(documents)
         else:
-            self._encode_chats(encoded, documents)
+            documents = self._encode_chats(documents, encoded, left_out)
+        left_out.count_tokens(self.tokenizer)
+        self._fill(encoded, documents)
+        encoded.rejects = left_out.as_json_lines()
         return encoded
 
-    def _convert(self, value: dict[str, Any]) -> tuple[Any, str]:
-        """The document in a row, and the text of it that the rules look at."""
-        if self.settings.kind == "pretrain":
-            text = clean_text(to_text(value, self.settings.text_key))
-            return text, text
-        convert = to_preference if self.settings.kind == "dpo" else to_conversation
-        conversation = convert(value)
-        return conversation, contents(conversation)
+    def _read(self, block: Block, encoded: EncodedBlock, left_out: "_Rejects") -> list[_Document]:
+        """Parse, convert and clean the rows."""
+        documents = []
+        input_label = self.settings.labels[block.path]
+        numbers: dict[str, int] = {}
+        for row in parse_block(block):
+            label, found = (input_label, row) if isinstance(row, Reject) else self._converted(row, input_label)
+            source = numbers.setdefault(label, len(numbers))
+            encoded.read.rows_in[source] += 1
+            if isinstance(found, Reject):
+                left_out.reject(found, source)
+                continue
+            assert isinstance(row, Row)
+            if found is None:
+                left_out.drop(row, source, LEFT_OUT_BY_RECIPE, "")
+                continue
+            encoded.read.rewritten.update(found.changed)
+            if found.failed:
+                left_out.drop(row, source, found.failed, found.detail, found.text)
+            else:
+                documents.append(_Document(row, source, found))
+        encoded.sources = dict.fromkeys(numbers, input_label)
+        return documents
 
-    def _label(self, row: Row | Reject) -> str:
-        own = row.value.get("source") if isinstance(row, Row) else None
-        return own if isinstance(own, str) and own else self.settings.labels[row.path]
+    def _converted(self, row: Row, input_label: str) -> tuple[str, Cleaned | Reject | None]:
+        """The name of a row's source, and its document after cleaning: None if the recipe leaves it out."""
+        recipe, label = self.settings.recipe, input_label
+        try:
+            value = row.value if recipe is None else recipe.convert(row.value)
+            if value is None:
+                return label, None
+            own = value.get("source")
+            label = sample_of(own)[:_MAX_LABEL_CHARS] if isinstance(own, str) and own else label
+            if self._to_conversation is None:
+                return label, self._cleaner.clean_text(to_text(value, self.settings.text_key))
+            return label, self._cleaner.clean_conversation(self._to_conversation(value))
+        except BadRow as error:
+            return label, _left_out(row, error.reason, error.detail)
 
-    def _add(self, encoded: EncodedBlock, row: Row, lengths: tuple[int, ...], text: str) -> None:
-        encoded.lengths.append(lengths)
-        encoded.lines.append(row.line)
-        encoded.sources.append(self._label(row))
-        encoded.digests.append(digest(text))
+    def _without_held_out(self, documents: list[_Document], left_out: "_Rejects") -> list[_Document]:
+        decontaminator = self.settings.decontaminator
+        if decontaminator is None:
+            return documents
+        if self._to_conversation is None:
+            found = decontaminator.find([document.cleaned.text for document in documents])
+        else:
+            found = decontaminator.find_conversations([_conversation(document) for document in documents])
+        kept = []
+        for document, shared in zip(documents, found, strict=True):
+            if shared is None:
+                kept.append(document)
+            else:
+                left_out.drop(document.row, document.source, CONTAMINATED, shared.detail, document.cleaned.text)
+        return kept
 
-    def _encode_texts(self, encoded: EncodedBlock, documents: list[tuple[Row, str]]) -> None:
+    def _encode_texts(self, documents: list[_Document]) -> None:
         opener, closer = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         assert closer is not None, "checked before the build began"
         opener = closer if opener is None else opener  # some foreign tokenizers have no token that opens
-        ids: list[int] = []
-        encoded_texts = self.tokenizer.encode_batch([text for _, text in documents])
-        for (row, text), tokens in zip(documents, encoded_texts, strict=True):
-            ids += [opener, *tokens, closer]
-            self._add(encoded, row, (len(tokens) + 2,), text)
-        encoded.tokens = np.array(ids, self._dtype)
+        texts = self.tokenizer.encode_batch([document.cleaned.text for document in documents])
+        for document, token_ids in zip(documents, texts, strict=True):
+            document.token_ids = [opener, *token_ids, closer]
+            document.lengths = (len(document.token_ids),)
 
-    def _encode_chats(self, encoded: EncodedBlock, documents: list[tuple[Row, Conversation]]) -> None:
-        ids: list[int] = []
-        mask: list[bool] = []
-        for row, conversation in documents:
+    def _encode_chats(self, documents: list[_Document], encoded: EncodedBlock, left_out: "_Rejects") -> list[_Document]:
+        kept = []
+        for document in documents:
+            row, source = document.row, document.source
             try:
-                sides = self._sides(conversation)
+                sides = self._sides(_conversation(document))
             except UserError as error:  # what the template says against this conversation
-                encoded.rejected.append(_left_out(row, "refused by the chat template", str(error)))
+                left_out.reject(_left_out(row, "refused by the chat template", str(error)), source)
                 continue
-            longest = max(len(side.token_ids) for side in sides)
-            if longest > self.settings.max_seq_len + 1:
-                detail = f"{longest} tokens, a row holds {self.settings.max_seq_len + 1}"
-                encoded.dropped.append(_left_out(row, TOO_LONG, detail))
-                continue
-            if not all(any(side.loss_mask[1:]) for side in sides):
-                encoded.dropped.append(_left_out(row, NOTHING_TO_TRAIN, "the loss mask is empty"))
-                continue
-            for side in sides:
-                ids += side.token_ids
-                mask += side.loss_mask
-                encoded.num_straddling += side.num_straddling
-            self._add(encoded, row, tuple(len(side.token_ids) for side in sides), canonical_json(conversation))
-        encoded.tokens, encoded.mask = np.array(ids, self._dtype), np.array(mask, bool)
+            num_tokens = [len(side.token_ids) for side in sides]
+            if max(num_tokens) > self.settings.max_seq_len + 1:
+                detail = f"{max(num_tokens)} tokens, a row holds {self.settings.max_seq_len + 1}"
+                left_out.drop(row, source, TOO_LONG, detail, num_tokens=sum(num_tokens))
+            elif not all(any(side.loss_mask[1:]) for side in sides):
+                left_out.drop(row, source, NOTHING_TO_TRAIN, "the loss mask is empty", num_tokens=sum(num_tokens))
+            else:
+                for side in sides:
+                    document.token_ids += side.token_ids
+                    document.loss_mask += side.loss_mask
+                    encoded.read.num_straddling += side.num_straddling
+                document.lengths = tuple(num_tokens)
+                kept.append(document)
+        return kept
 
     def _sides(self, conversation: Conversation) -> list[EncodedChat]:
         """A conversation encoded; of a preference pair both sides, the answer alone trained."""
@@ -159,6 +252,65 @@ class BlockEncoder:
             chat = encode_conversation(self.tokenizer, [*messages, conversation[side]], tools)
             sides.append(EncodedChat(chat.token_ids, last_turn_only(chat.loss_mask), chat.num_straddling))
         return sides
+
+    def _fill(self, encoded: EncodedBlock, documents: list[_Document]) -> None:
+        """Put the encoded documents into the block's arrays."""
+        texts = [document.cleaned.text for document in documents]
+        identities = texts
+        if self._to_conversation is not None:
+            identities = [canonical_json(document.cleaned.conversation) for document in documents]
+            encoded.mask = np.array([trained for document in documents for trained in document.loss_mask], bool)
+        encoded.tokens = np.array([token for document in documents for token in document.token_ids], self._dtype)
+        num_sides = 2 if self.settings.kind == "dpo" else 1
+        encoded.lengths = np.array([document.lengths for document in documents], np.int32).reshape(-1, num_sides)
+        encoded.lines = np.array([document.row.line for document in documents], np.int64)
+        encoded.source_of = np.array([document.source for document in documents], np.int32)
+        encoded.path_of = np.zeros(len(documents), np.int32)
+        digests = b"".join(map(digest, identities))
+        encoded.digests = np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        encoded.letters = count_letters(texts)
+        if self._near_keys is not None:
+            encoded.near = NearArrays(*self._near_keys(texts))
+
+
+class _Rejects:
+    """The rows that a block leaves out: counted, and each as a line of JSON."""
+
+    def __init__(self, encoded: EncodedBlock) -> None:
+        self._counts = encoded.read
+        self._lines: list[bytes] = []
+        self._texts: list[tuple[str, str, int]] = []  # whose tokens are still to be counted: text, reason, source
+
+    def reject(self, reject: Reject, source: int) -> None:
+        """A bad row."""
+        self._add(self._counts.rejected, reject, source, 0)
+
+    def drop(self, row: Row, source: int, reason: str, detail: str, text: str = "", num_tokens: int = 0) -> None:
+        """A good row that a rule leaves out; its tokens, or its text that they are counted in later."""
+        self._add(self._counts.dropped, _left_out(row, reason, detail), source, num_tokens)
+        if text:
+            self._texts.append((text, reason, source))
+
+    def _add(self, group: LeftOut, reject: Reject, source: int, num_tokens: int) -> None:
+        reject = replace(reject, detail=reject.detail.encode("utf-8", errors="replace").decode("utf-8"))
+        group.add(reject, source, num_tokens)
+        self._lines.append(reject_line(reject))
+
+    def count_tokens(self, tokenizer: ChatTokenizer) -> None:
+        """What the dropped texts would have given."""
+        texts = tokenizer.encode_batch([text for text, _, _ in self._texts])
+        for token_ids, (_, reason, source) in zip(texts, self._texts, strict=True):
+            self._counts.dropped.tokens[reason, source] += len(token_ids)
+        self._texts.clear()
+
+    def as_json_lines(self) -> bytes:
+        return b"".join(self._lines)
+
+
+def reject_line(reject: Reject) -> bytes:
+    """A row of rejects.jsonl."""
+    values = {name: getattr(reject, name) for name in Reject.__slots__}
+    return json.dumps(values, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def last_turn_only(mask: list[bool]) -> list[bool]:
@@ -173,67 +325,25 @@ def last_turn_only(mask: list[bool]) -> list[bool]:
     return [start <= i < end for i in range(len(mask))]
 
 
-def encode_blocks(
-    blocks: Iterable[Block], tokenizer: ChatTokenizer, settings: EncodingSettings, num_workers: int
-) -> Generator[EncodedBlock, None, None]:
-    """Encode blocks in their order; with 0 workers in this process.
-
-    Only a few blocks are on their way at any time, however long the input is. Close the generator (or exhaust
-    it) to end the workers.
-    """
-    if num_workers == 0:
-        yield from map(BlockEncoder(tokenizer, settings), blocks)
-        return
-    # Started afresh, not forked: the tokenizer's threads do not survive a fork, and macOS and Linux behave
-    # alike.
-    multiprocessing.resource_tracker.ensure_running()  # now, because starting it resets the signal mask
-    executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, settings)
-    )
-    on_their_way: deque[Future[EncodedBlock]] = deque()
-    try:
-        for block in blocks:
-            # Ctrl-C reaches every process of the terminal. Workers inherit this mask and leave it to us.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                on_their_way.append(executor.submit(_encode_in_worker, block))
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            if len(on_their_way) > 3 * num_workers:
-                yield on_their_way.popleft().result()
-        while on_their_way:
-            yield on_their_way.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process died, probably for lack of memory; try again with fewer (--num_workers)"
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+def count_letters(texts: Sequence[str]) -> np.ndarray:
+    """How many letters of each script each text has: int32 [texts, NUM_SCRIPTS]."""
+    counts = np.zeros((len(texts), NUM_KINDS), np.int64)
+    lengths = np.array([len(text) for text in texts], np.int64)
+    short = np.flatnonzero(lengths <= _LONG_TEXT)  # all at once, which is much quicker than one by one
+    for part in np.array_split(short, lengths[short].sum() // _LONG_TEXT + 1):
+        kinds = kinds_of("".join([texts[number] for number in part]))
+        text_of = np.repeat(np.arange(len(part)), lengths[part])
+        found = np.bincount(text_of * NUM_KINDS + kinds, minlength=len(part) * NUM_KINDS)
+        counts[part] = found.reshape(-1, NUM_KINDS)
+    for number in np.flatnonzero(lengths > _LONG_TEXT):
+        counts[number] = count_kinds(texts[int(number)])
+    return counts[:, FIRST_LETTER:].astype(np.int32)
 
 
-_worker_encoder: BlockEncoder | None = None
-
-
-def _start_worker(tokenizer: ChatTokenizer, settings: EncodingSettings) -> None:
-    global _worker_encoder  # noqa: PLW0603 - the one way to give a pool's process something to keep
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _worker_encoder = BlockEncoder(tokenizer, settings)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Not even `kill -9` of the main process leaves workers behind."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _encode_in_worker(block: Block) -> EncodedBlock:
-    assert _worker_encoder is not None
-    return _worker_encoder(block)
+def _conversation(document: _Document) -> Conversation:
+    assert document.cleaned.conversation is not None
+    return document.cleaned.conversation
 
 
 def _left_out(row: Row, reason: str, detail: str) -> Reject:
-    sample = json.dumps(row.value, ensure_ascii=False)[:_SAMPLE_CHARS]
-    return Reject(row.path, row.line, reason, detail, sample.encode("utf-8", "replace").decode("utf-8"))
+    return Reject(row.path, row.line, reason, detail, sample_of(json.dumps(row.value, ensure_ascii=False, default=str)))

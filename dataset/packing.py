@@ -251,6 +251,10 @@ class PackedSet:
             raise UserError(f"{folder}/tokens.npy: shape {packed.tokens.shape}, meta.json says {shape}; build it again")
         return packed
 
+    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+        # A pickled memory map would carry all its data to a worker; the worker opens the same files instead.
+        return PackedSet.open, (self.folder, self.kind)
+
     def tokenizer_files(self) -> dict[str, str]:
         """The tokenizer that made the ids: file name → text."""
         files = sorted((self.folder / "tokenizer").iterdir())
@@ -275,13 +279,14 @@ class PackedSet:
         """
         rows = np.asarray(rows, dtype=np.int64)
         batch, length = len(rows), self.row_length - 1
-        tokens = self.tokens[rows]
-        index = self.rows[rows]
+        # As plain arrays: everything made of a memory map drags its bookkeeping along, which small batches feel.
+        tokens = np.asarray(self.tokens)[rows]
+        index = np.asarray(self.rows)[rows]
         counts = index["segments"].astype(np.int64)
         row_of = np.repeat(np.arange(batch), counts)  # [segments]
         before = np.cumsum(counts) - counts  # segments of the batch before each row
         number = np.arange(len(row_of)) - before[row_of]  # 0, 1, ... within the row
-        segments = self.segments[index["first_segment"][row_of] + number]
+        segments = np.asarray(self.segments)[index["first_segment"][row_of] + number]
         starts = segments["start"].astype(np.int64)
         ends = np.minimum(starts + segments["length"], length)
 
@@ -302,7 +307,7 @@ class PackedSet:
         run_starts = spread(row_starts[row_of] + starts, row_starts + filled)
         segment_ids = spread(number, -1)
         if self.mask is not None:
-            targets = np.where(self.mask[rows][:, 1:], tokens[:, 1:], np.int64(IGNORED_TARGET))
+            targets = np.where(np.asarray(self.mask)[rows][:, 1:], tokens[:, 1:], np.int64(IGNORED_TARGET))
         else:
             targets = tokens[:, 1:].astype(np.int64)
             # After a segment's last token comes another segment's first one, or padding: no target.

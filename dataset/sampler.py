@@ -7,7 +7,9 @@ fixed by its definition (Salmon et al., "Parallel random numbers: as easy as 1, 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -58,3 +60,29 @@ def rows_of_step(num_rows: int, global_batch: int, seed: int, step: int, skipped
     epoch, step_of_epoch = divmod(position, steps_per_epoch(num_rows, global_batch))
     first = step_of_epoch * global_batch
     return epoch_order(num_rows, seed, epoch)[first : first + global_batch]
+
+
+@dataclass(frozen=True)
+class PlainOrder:
+    """The order of one set of rows, epoch after epoch. A mixture has its own (`dataset/mixed_order.py`)."""
+
+    num_rows: int
+    global_batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return steps_per_epoch(self.num_rows, self.global_batch)
+
+    def rows_of_step(self, step: int, skipped: SkippedWindows = ()) -> np.ndarray:
+        """Row ids of a global step."""
+        return rows_of_step(self.num_rows, self.global_batch, self.seed, step, skipped)
+
+    def total_steps(self, epochs: float, max_steps: int = 0) -> int:
+        """Steps of a run of so many epochs, or `max_steps` when that is given."""
+        return max_steps or max(1, round(epochs * self.steps_per_epoch))
+
+    def place_of_step(self, step: int) -> dict[str, Any]:
+        """For the log: how far the data has been read after so many steps."""
+        return {"epoch": step / self.steps_per_epoch}

@@ -11,11 +11,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dataset.sources import Reject, Row, expand_paths, read_rows, sniff_format
+from dataset.formats import Reject, Row, parse_block
+from dataset.sources import Input, find_inputs
 
 # Short lines are gathered to pieces of this many characters and long ones cut, so that neither a billion tiny
 # lines nor a gigantic one costs memory.
 PIECE_CHARS = 1024
+_LONG_LINE_BYTES = 1 << 16
 
 # The fields that hold language in the formats of this field; names, dates and labels beside them do not.
 TEXT_FIELDS = (
@@ -39,7 +41,7 @@ class TextSample:
 
 
 def sample_texts(paths: Sequence[str | Path], max_bytes: int, seed: int) -> TextSample:
-    """Draw at most `max_bytes` of text from files and folders (JSON Lines, JSON, CSV, plain text).
+    """Draw at most `max_bytes` of text from anything that `find_inputs` finds: files, archives, addresses, hub sets.
 
     Every piece gets a random number, and those with the smallest numbers are kept: each byte of the input has
     the same chance, wherever it stands and however large its file is. All text is kept when it fits.
@@ -47,15 +49,15 @@ def sample_texts(paths: Sequence[str | Path], max_bytes: int, seed: int) -> Text
     Raises:
         UserError: a path is missing, or a file cannot be read at all.
     """
-    files = expand_paths(paths)
+    inputs = find_inputs(paths)
     sample = TextSample(pieces=[], num_bytes=0, total_bytes=0, num_rows=0)
     numbers = random.Random(seed)
     kept: list[tuple[float, int, str]] = []  # a heap whose first entry has the largest number
-    input_bytes = sum(file.stat().st_size for file in files)
-    with tqdm(total=input_bytes, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
-        for index, piece in enumerate(_pieces(_texts(files, sample))):
+    sizes = [source.size for source in inputs]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="reading", disable=None) as bar:
+        for index, piece in enumerate(_pieces(_texts(inputs, sample, bar))):
             size = len(piece.encode("utf-8"))
-            bar.update(size)
             sample.total_bytes += size
             sample.num_bytes += size
             heapq.heappush(kept, (-numbers.random(), index, piece))
@@ -89,30 +91,23 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
         yield "\n".join(gathered)
 
 
-def _texts(files: Iterable[Path], sample: TextSample) -> Iterator[str]:
-    """Every text of the files; counts rows and rejects in the sample."""
-    for path in files:
-        rows = _lines(path) if sniff_format(path) == "text" else read_rows([path])
-        for row in rows:
-            sample.num_rows += 1
-            found = row if isinstance(row, Reject) else _texts_of_row(row)
-            if not isinstance(found, Reject):
-                yield from found
-                continue
-            sample.rejects[found.reason] += 1
-            if len(sample.first_rejects) < 5:
-                sample.first_rejects.append(found)
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    """The lines of a plain text; unlike in `read_rows`, one of any length, since a tokenizer may cut it."""
-    # Bytes that are not UTF-8 become lone surrogates, by which the line is then refused.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        number = 1
-        while line := file.readline(PIECE_CHARS):
-            if line.strip():
-                yield Row(str(path), number, {"text": line.rstrip("\r\n")})
-            number += line.endswith("\n")
+def _texts(inputs: Iterable[Input], sample: TextSample, bar: tqdm) -> Iterator[str]:
+    """Every text of the inputs; counts rows and rejects in the sample, and bytes read in the bar."""
+    for source in inputs:
+        bytes_read = 0
+        # A line of plain text may have any length: a tokenizer learns as much from a part of it.
+        for block in source.blocks(text_piece_bytes=_LONG_LINE_BYTES):
+            for row in parse_block(block):
+                sample.num_rows += 1
+                found = row if isinstance(row, Reject) else _texts_of_row(row)
+                if not isinstance(found, Reject):
+                    yield from found
+                    continue
+                sample.rejects[found.reason] += 1
+                if len(sample.first_rejects) < 5:
+                    sample.first_rejects.append(found)
+            bar.update(block.bytes_read - bytes_read)
+            bytes_read = block.bytes_read
 
 
 def _texts_of_row(row: Row) -> list[str] | Reject:

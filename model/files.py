@@ -65,15 +65,20 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        for item in [*temporary.rglob("*"), temporary]:
-            _fsync(item)
-        if path.exists() and overwrite:
-            _replace_folder(temporary, path)
-        else:
-            _rename_to_new(temporary, path)
-        _fsync(path.parent)
+        publish_folder(temporary, path, overwrite)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, path: Path, overwrite: bool = False) -> None:
+    """Flush a finished folder to the disk and move it to `path`, in the place of an older one with `overwrite`."""
+    for item in [*temporary.rglob("*"), temporary]:
+        _fsync(item)
+    if path.exists() and overwrite:
+        _replace_folder(temporary, path)
+    else:
+        _rename_to_new(temporary, path)
+    _fsync(path.parent)
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Self
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Encoding, Tokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from model.errors import UserError
 from model.files import atomic_folder, canonical_json, sha256_of_text
@@ -172,6 +171,39 @@ class ChatTokenizer:
         """A sha256 over the chat template's text (over nothing, when there is none)."""
         return sha256_of_text(self.chat_template or "")
 
+    def with_tokens(self, tokens: Sequence[str]) -> Self:
+        """A wider tokenizer: control tokens are added behind the vocabulary, and every id of this one stays.
+
+        Like all control tokens they are written by the chat template alone: typed text never becomes one.
+        UserError: one of them is there already, or cannot be a control token.
+        """
+        definition = {**self._definition, "added_tokens": list(self._definition.get("added_tokens") or [])}
+        config = {**self._config, "added_tokens_decoder": dict(self._config.get("added_tokens_decoder") or {})}
+        for number, token in enumerate(dict.fromkeys(tokens), start=self.vocab_size):
+            if len(token) < 2 or len(token.split()) != 1:
+                raise UserError(f"--add_tokens {token!r}: expected at least two characters and no white space")
+            if self._full.token_to_id(token) is not None:
+                raise UserError(f"--add_tokens {token!r}: the vocabulary has it already; leave it out")
+            properties = {"content": token, "lstrip": False, "normalized": False, "rstrip": False}
+            properties |= {"single_word": False, "special": True}
+            definition["added_tokens"].append({"id": number, **properties})
+            config["added_tokens_decoder"][str(number)] = properties
+        files = {
+            name: json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+            for name, value in (("tokenizer.json", definition), ("tokenizer_config.json", config))
+        }
+        return type(self)({**self.files, **files})
+
+    def extends(self, other: "ChatTokenizer") -> bool:
+        """Whether this is `other`, perhaps with tokens added behind: then every id of `other` means the same here."""
+        ours, theirs = self._definition.get("added_tokens") or [], other._definition.get("added_tokens") or []
+        same = all(
+            self._definition.get(part) == other._definition.get(part)
+            for part in ("model", "normalizer", "pre_tokenizer")
+        )
+        added = ours[len(theirs) :]
+        return same and ours[: len(theirs)] == theirs and all(token["id"] >= other.vocab_size for token in added)
+
     # ---- conversations ----
 
     @cached_property
@@ -192,6 +224,9 @@ class ChatTokenizer:
         """
         if self.chat_template is None:
             raise UserError("this tokenizer has no chat template: add a chat_template.jinja to its folder")
+        # Here, because transformers takes most of a second to load, and plain text does without it.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         with_spans = self.has_generation_marks and not add_generation_prompt
         variables: dict[str, Any] = self._template_variables
         try:

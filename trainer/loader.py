@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.packing import PackedSet
-from dataset.sampler import rows_of_step, steps_per_epoch
+from dataset.mixed_order import MixedOrder
+from dataset.mixed_set import AnySet, MixedSet
+from dataset.sampler import PlainOrder
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,14 @@ class Step:
     """One update's data."""
 
     index: int
-    micro_batches: list[dict[str, Tensor]]  # on the device; of input_ids, targets, segment_ids, position_ids
+    micro_batches: list[dict[str, Tensor]]  # on the device; what `PackedSet.batch` gives
     units: dict[str, int]  # how many tokens, segments and pairs the global batch counts
 
 
 class _PackedRows(Dataset):
     """Makes a micro-batch of tensors from an array of row numbers (in a worker, when there are any)."""
 
-    def __init__(self, packed: PackedSet) -> None:
+    def __init__(self, packed: AnySet) -> None:
         self.packed = packed
 
     def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
@@ -36,7 +38,7 @@ class Loader:
     """Reads the global batches of a run.
 
     Args:
-        packed: the set.
+        packed: the set, or several that read as one; a mixture brings its own order.
         batch_size: rows in a micro-batch.
         accumulation_steps: micro-batches in an update.
         seed: decides the order.
@@ -44,7 +46,7 @@ class Loader:
         num_workers: processes that read ahead.
     """
 
-    packed: PackedSet
+    packed: AnySet
     batch_size: int
     accumulation_steps: int
     seed: int
@@ -56,10 +58,12 @@ class Loader:
         """Rows in one update."""
         return self.batch_size * self.accumulation_steps
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Updates in one pass over the set; the last may have fewer rows."""
-        return steps_per_epoch(self.packed.num_rows, self.global_batch)
+    @cached_property
+    def order(self) -> PlainOrder | MixedOrder:
+        """Which rows each update trains on."""
+        if isinstance(self.packed, MixedSet):
+            return self.packed.order(self.global_batch, self.seed)
+        return PlainOrder(self.packed.num_rows, self.global_batch, self.seed)
 
     def steps(self, first: int, last: int) -> Iterator[Step]:
         """The updates first, first + 1, …, last − 1."""
@@ -78,7 +82,7 @@ class Loader:
             yield Step(step, micro_batches, self._units(np.concatenate(step_rows)))
 
     def _micro_batch_rows(self, step: int) -> list[np.ndarray]:
-        rows = rows_of_step(self.packed.num_rows, self.global_batch, self.seed, step)
+        rows = self.order.rows_of_step(step)
         return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
 
     def _units(self, rows: np.ndarray) -> dict[str, int]:

@@ -18,44 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.packing import PackedSet
+from dataset.mixed_order import MixedOrder
 from model.checkpoint import Checkpoint, save_checkpoint, weights_of
-from model.decoder import CausalLM
 from model.device import Precision
 from model.errors import UserError
+from trainer.lineage import data_lineage, identity_of_run
 from trainer.loader import Loader, Step
-from trainer.objectives import Batch, Objective
 from trainer.optimizer import Optimizers, build_optimizers, set_learning_rate
 from trainer.parallel import Parallel
-from trainer.report import MetricsLog, Progress, Tracker, draw_curves, write_report
+from trainer.report import MetricsLog, Progress, Tracker, draw_curves, mixture_table, source_table, write_report
 from trainer.run_folder import RunFolder
 from trainer.schedule import learning_rate
 from trainer.settings import RunSettings, TrainSettings
+from trainer.stages import Stage
 from trainer.state import TrainState, load_newest, restore, save_state
+from trainer.validation import SourceLosses, validate
 
 SAVE_SECONDS = 300.0  # a crash loses at most this much work unless --save_interval says otherwise
 VALIDATIONS_PER_RUN = 10
-
-
-@dataclass
-class Stage:
-    """What one stage trains, put together by its script."""
-
-    name: str  # "pretrain", "full_sft", …
-    model: CausalLM
-    objective: Objective
-    train_set: PackedSet
-    val_set: PackedSet | None
-    tokenizer_files: dict[str, str]
-    generation: dict[str, Any]
-    parent: Checkpoint | None = None
-    parent_path: Path | None = None
-
-    @property
-    def default_run_name(self) -> str:
-        """`<stage>_<dim>`, with `_moe` for a mixture of experts."""
-        config = self.model.config
-        return f"{self.name}_{config.dim}{'_moe' if config.use_moe else ''}"
+LOGGED_SOURCES = 16  # a training step's loss is logged apart for so many sources at most; validation's for all
 
 
 @dataclass
@@ -94,8 +75,8 @@ def train(
         precision.device,
         settings.num_workers,
     )
-    total_steps = training.max_steps or max(1, round(training.epochs * loader.steps_per_epoch))
-    identity = _identity(stage, training, settings, precision, total_steps, loader.global_batch)
+    total_steps = loader.order.total_steps(training.epochs, training.max_steps)
+    identity = identity_of_run(stage, training, settings, precision, total_steps, loader.global_batch)
     folder = RunFolder(Path(settings.out_dir), settings.run_name or stage.default_run_name)
     if folder.claim(identity, settings.overwrite, stage.parent_path):
         print(f"{folder.checkpoint_path}: already done ({total_steps} steps); --overwrite trains it again")
@@ -107,6 +88,8 @@ def train(
         stage, training, settings, precision, parallel, folder, loader, optimizers, scaler, total_steps, identity
     )
     folder.remove_half_written()
+    if isinstance(loader.order, MixedOrder):
+        print(mixture_table(loader.order, total_steps).as_text())
     _resume(run)
     with (
         closing(_tracker(run)) as tracker,
@@ -169,13 +152,15 @@ def _loop(run: _Run, tracker: Tracker, progress: Progress, stopped_by: Callable[
             run.training.warmup_iters,
             run.training.min_lr_ratio,
         )
-        totals, grad_norm = _update(run, step, rate)
+        is_last = step.index + 1 == run.total_steps
+        is_logged = (step.index + 1) % settings.log_interval == 0 or is_last
+        by_source = _source_losses(run) if is_logged else None
+        totals, grad_norm = _update(run, step, rate, by_source)
         state.step, state.tokens = step.index + 1, state.tokens + step.units["tokens"]
         state.seconds = clock.seconds()
         progress.advance()
-        is_last = state.step == run.total_steps
-        if state.step % settings.log_interval == 0 or is_last:
-            values = _measure(run, step, totals, grad_norm, rate)
+        if is_logged:
+            values = _measure(run, totals, grad_norm, rate, by_source)
             values["tokens_per_second"] = (state.tokens - first_tokens) / clock.since_start()
             log.write("train", state.step, values)
             tracker.log("train", state.step, values)
@@ -196,7 +181,13 @@ def _loop(run: _Run, tracker: Tracker, progress: Progress, stopped_by: Callable[
             break
 
 
-def _update(run: _Run, step: Step, rate: float) -> tuple[dict[str, Tensor], Tensor]:
+def _source_losses(run: _Run) -> SourceLosses | None:
+    """Where a logged step's loss is gathered by source, when there are some to tell apart."""
+    sources = run.stage.train_set.sources
+    return SourceLosses(sources, run.precision.device) if 1 < len(sources) <= LOGGED_SOURCES else None
+
+
+def _update(run: _Run, step: Step, rate: float, by_source: SourceLosses | None) -> tuple[dict[str, Tensor], Tensor]:
     """One update from one global batch. Returns the sums of each term of the loss, and the gradient norm."""
     model = run.stage.model.train()
     _seed_step(run.settings.seed, step.index, run.parallel.rank)
@@ -214,6 +205,9 @@ def _update(run: _Run, step: Step, rate: float) -> tuple[dict[str, Tensor], Tens
         for name, term in terms.items():
             mean = term.total.detach() / units[term.unit]
             totals[name] = totals[name] + mean if name in totals else mean
+        token_losses = terms["loss"].token_losses
+        if by_source is not None and token_losses is not None:
+            by_source.add(batch, token_losses)
     for optimizer in run.optimizers:
         run.scaler.unscale_(optimizer)
     longest = run.training.grad_clip or float("inf")
@@ -226,45 +220,26 @@ def _update(run: _Run, step: Step, rate: float) -> tuple[dict[str, Tensor], Tens
     return {name: run.parallel.sum(total) for name, total in totals.items()}, grad_norm
 
 
-def _measure(run: _Run, step: Step, totals: dict[str, Tensor], grad_norm: Tensor, rate: float) -> dict[str, float]:
+def _measure(
+    run: _Run, totals: dict[str, Tensor], grad_norm: Tensor, rate: float, by_source: SourceLosses | None
+) -> dict[str, Any]:
     """The numbers of one logged step. Reading them waits for the device, so it is not done every step."""
-    values = {name: total.item() for name, total in totals.items()}
+    values: dict[str, Any] = {name: total.item() for name, total in totals.items()}
     if not np.isfinite(values["loss"]):
         raise UserError(
             f"step {run.state.step}: the loss is {values['loss']}; lower --learning_rate "
             f"(now {run.training.learning_rate}), then go on from the last saved step with --run_name or --overwrite"
         )
+    if by_source is not None:
+        values["loss_by_source"] = by_source.means(run.parallel)
     return {
         **values,
         "learning_rate": rate,
         "grad_norm": grad_norm.item(),
-        "epoch": run.state.step / run.loader.steps_per_epoch,
+        **run.loader.order.place_of_step(run.state.step),
         "tokens": run.state.tokens,
         "seconds": run.state.seconds,
     }
-
-
-@torch.no_grad()
-def validation_loss(
-    model: CausalLM, objective: Objective, packed: PackedSet, batch_size: int, precision: Precision
-) -> float:
-    """Mean loss a target token over a whole packed set, in nats."""
-    was_training = model.training
-    model.eval()
-    total = torch.zeros((), device=precision.device, dtype=torch.float64 if _has_float64(precision) else torch.float32)
-    loader = Loader(packed, batch_size, 1, 0, precision.device)
-    tokens = 0
-    for step in loader.steps(0, loader.steps_per_epoch):
-        batch: Batch = step.micro_batches[0]
-        with precision.autocast():
-            total += objective(model, batch)["loss"].total
-        tokens += step.units["tokens"]
-    model.train(was_training)
-    return total.item() / max(tokens, 1)
-
-
-def _has_float64(precision: Precision) -> bool:
-    return precision.device.type != "mps"
 
 
 def _validate(run: _Run, log: MetricsLog, tracker: Tracker) -> float | None:
@@ -272,14 +247,17 @@ def _validate(run: _Run, log: MetricsLog, tracker: Tracker) -> float | None:
     if run.stage.val_set is None or run.stage.val_set.num_rows == 0:
         return None
     batch_size = run.training.batch_size
-    loss = validation_loss(run.stage.model, run.stage.objective, run.stage.val_set, batch_size, run.precision)
+    found = validate(run.stage.model, run.stage.objective, run.stage.val_set, batch_size, run.precision)
     losses = run.state.validation_losses
-    losses.setdefault("before", loss)
-    losses["last"] = loss
-    losses["best"] = min(loss, losses.get("best", loss))
-    log.write("validation", run.state.step, {"loss": loss})
-    tracker.log("validation", run.state.step, {"loss": loss})
-    return loss
+    losses.setdefault("before", found.loss)
+    losses["last"] = found.loss
+    losses["best"] = min(found.loss, losses.get("best", found.loss))
+    values: dict[str, Any] = {"loss": found.loss}
+    if found.by_source:
+        values["loss_by_source"] = found.by_source
+    log.write("validation", run.state.step, values)
+    tracker.log("validation", run.state.step, values)
+    return found.loss
 
 
 def _resume(run: _Run) -> None:
@@ -310,7 +288,7 @@ def _checkpoint(run: _Run) -> Checkpoint:
     lineage = {
         "run": run.folder.name,
         "settings": run.identity,
-        "data": {"name": stage.train_set.folder.name, "fingerprint": stage.train_set.fingerprint},
+        "data": data_lineage(stage.train_set),
         "parent": parent and {"digest": parent.digest, "stage": parent.stage, **parent.lineage},
         "torch": torch.__version__,
     }
@@ -346,41 +324,16 @@ def _finish(run: _Run) -> None:
         "dtype": str(run.precision.compute).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
-    write_report(run.folder.path / "report.md", run.folder.name, summary, run.identity)
+    tables = []
+    if isinstance(run.loader.order, MixedOrder):
+        tables.append(mixture_table(run.loader.order, run.total_steps))
+    by_source = source_table(run.folder.metrics_path)
+    if by_source is not None:
+        tables.append(by_source)
+        print(by_source.as_text())
+    write_report(run.folder.path / "report.md", run.folder.name, summary, run.identity, tables)
     run.folder.write_record(run.identity, summary)
     print(f"{run.folder.checkpoint_path}: {state.step} steps, {state.tokens:,} tokens, {state.seconds:.0f} s")
-
-
-def _identity(
-    stage: Stage,
-    training: TrainSettings,
-    settings: RunSettings,
-    precision: Precision,
-    total_steps: int,
-    global_batch: int,
-) -> dict[str, Any]:
-    """Everything that makes this run this run. Device, workers, intervals and the batch's split may change freely."""
-    objective = stage.objective
-    return {
-        "stage": stage.name,
-        "data_path": stage.train_set.fingerprint,
-        "tokenizer": stage.train_set.vocabulary_hash,
-        "init_from": stage.parent.digest if stage.parent else None,
-        **{f"architecture.{name}": value for name, value in stage.model.config.to_dict().items()},
-        "objective": f"{objective!r}",
-        "optimizer": training.optimizer,
-        "learning_rate": training.learning_rate,
-        "min_lr_ratio": training.min_lr_ratio,
-        "warmup_iters": training.warmup_iters,
-        "weight_decay": training.weight_decay,
-        "beta1": training.beta1,
-        "beta2": training.beta2,
-        "grad_clip": training.grad_clip,
-        "total steps": total_steps,
-        "global batch (batch_size × accumulation_steps)": global_batch,
-        "seed": settings.seed,
-        "dtype": str(precision.compute).removeprefix("torch."),
-    }
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

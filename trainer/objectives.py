@@ -21,6 +21,7 @@ class Term(NamedTuple):
     total: Tensor  # scalar: the sum over the micro-batch
     unit: Unit  # what the global batch is counted in
     weight: float = 1.0  # its share of the loss that is minimised; 0 only reports it
+    token_losses: Tensor | None = None  # [batch, seq] what `total` adds up, detached; for the loss per source
 
 
 Batch = Mapping[str, Tensor]
@@ -50,7 +51,7 @@ class LanguageModeling:
             document_mask=self.document_mask,
         )
         assert output.token_losses is not None and output.log_sum_exp is not None
-        terms = {"loss": Term(output.token_losses.sum(), "tokens")}
+        terms = {"loss": Term(output.token_losses.sum(), "tokens", token_losses=output.token_losses.detach())}
         if self.z_loss:
             terms["z_loss"] = Term(output.log_sum_exp.square().sum(), "tokens", self.z_loss)
         if output.balance_loss is not None:

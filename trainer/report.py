@@ -2,13 +2,19 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 from tqdm import tqdm
 
+from dataset.mixed_order import MixedOrder
 from model.files import atomic_path, write_text
+
+DRAWN_SOURCES = 8
+PRINTED_ROWS = 16
 
 
 class MetricsLog:
@@ -73,6 +79,7 @@ def draw_curves(metrics_path: Path, picture_path: Path, title: str) -> None:
     axes = figure.add_subplot()
     axes.plot([row["step"] for row in train], [row["loss"] for row in train], lw=1, label="training loss")
     axes.plot([row["step"] for row in validation], [row["loss"] for row in validation], "o-", label="validation loss")
+    _draw_sources(axes, validation)
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
     rates = axes.twinx()
     rates.plot([row["step"] for row in train], [row["learning_rate"] for row in train], "k:", lw=1)
@@ -83,10 +90,104 @@ def draw_curves(metrics_path: Path, picture_path: Path, title: str) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def write_report(path: Path, title: str, summary: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """`report.md`: what came of the run, its curve, and everything that makes it this run."""
+def _draw_sources(axes: Any, validation: list[dict[str, Any]]) -> None:
+    """Thin lines for the sources, while there are few enough to tell their colours apart."""
+    rows = [row for row in validation if "loss_by_source" in row]
+    names = rows[-1]["loss_by_source"] if rows else {}
+    if len(names) <= DRAWN_SOURCES:
+        for name in names:
+            # The validation set may have been changed within a run, and with it the sources.
+            known = [(row["step"], row["loss_by_source"][name]) for row in rows if name in row["loss_by_source"]]
+            axes.plot(*zip(*known, strict=True), lw=0.7, label=name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, for the terminal and for report.md."""
+
+    title: str
+    header: Sequence[str]  # a column named with a space before it holds numbers
+    rows: Sequence[Sequence[str]]
+
+    def as_text(self) -> str:
+        """Columns of equal width, numbers to the right; of a long table its beginning."""
+        lines = [[cell.strip() for cell in line] for line in [self.header, *self.rows[:PRINTED_ROWS]]]
+        widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+        is_number = [name[0] == " " for name in self.header]
+        text = []
+        for line in lines:
+            padded = [(cell, " " * (width - _width(cell))) for cell, width in zip(line, widths, strict=True)]
+            text.append(
+                "  ".join(pad + cell if n else cell + pad for (cell, pad), n in zip(padded, is_number, strict=True))
+            )
+        if len(self.rows) > PRINTED_ROWS:
+            text.append(f"and {len(self.rows) - PRINTED_ROWS} more, in report.md")
+        return "\n".join([self.title, *(f"  {line.rstrip()}" for line in text)])
+
+    def as_markdown(self) -> str:
+        """With its title above it."""
+        rule = ["---:" if name[0] == " " else "---" for name in self.header]
+        lines = [self.header, rule, *self.rows]
+        return "\n".join([self.title, "", *(f"| {' | '.join(map(_cell, line))} |" for line in lines)])
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: a Chinese character takes two."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def mixture_table(order: MixedOrder, total_steps: int) -> Table:
+    """What a run of so many steps reads of each set of its mixture."""
+    planned = order.plan(total_steps)
+    of_phase: dict[str, int] = {}
+    for each in planned:
+        of_phase[each.phase] = of_phase.get(each.phase, 0) + each.tokens
+    title = f"{order.mixture.name}: {total_steps:,} steps, {sum(of_phase.values()):,} trained tokens"
+    header = ["set", "asked", " rows", " tokens", " share", " passes"]
+    rows = [
+        [
+            each.set_name,
+            each.asked,
+            f"{each.rows:,}",
+            f"{each.tokens:,}",
+            f"{each.tokens / max(of_phase[each.phase], 1):.2%}",
+            f"{each.passes:.2f}",
+        ]
+        for each in planned
+    ]
+    if not order.mixture.repeats:
+        # The phase's name and its sum stand once, above its sets.
+        header = ["phase", *header]
+        phases = {phase.name: phase.length for phase in order.mixture.phases}
+        above = {name: [name, "", phases[name], "", f"{tokens:,}", "", ""] for name, tokens in of_phase.items()}
+        with_phases: list[list[str]] = []
+        for each, row in zip(planned, rows, strict=True):
+            if each.phase in above:
+                with_phases.append(above.pop(each.phase))
+            with_phases.append(["", *row])
+        rows = with_phases
+    return Table(title, header, rows)
+
+
+def source_table(metrics_path: Path) -> Table | None:
+    """Validation loss by source, before and after; None where all is of one source."""
+    rows = [row for row in read_metrics(metrics_path) if row["kind"] == "validation" and "loss_by_source" in row]
+    if not rows:
+        return None
+    before, after = rows[0]["loss_by_source"], rows[-1]["loss_by_source"]
+    # A run may go on with another validation set: its sources have no "before".
+    lines = [[name, f"{before[name]:.4f}" if name in before else "", f"{loss:.4f}"] for name, loss in after.items()]
+    return Table("validation loss by source", ["source", " before", " after"], lines)
+
+
+def write_report(
+    path: Path, title: str, summary: Mapping[str, Any], identity: Mapping[str, Any], tables: Sequence[Table] = ()
+) -> None:
+    """`report.md`: what came of the run, its curve, its tables, and everything that makes it this run."""
     lines = [f"# {title}", "", "![loss](curves.png)", "", "| result | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in summary.items()]
+    for table in tables:
+        lines += ["", table.as_markdown()]
     lines += ["", "| setting | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in identity.items()]
     write_text(path, "\n".join(lines) + "\n")

@@ -171,13 +171,18 @@ class ModelSettings:
 
 @dataclass
 class DataSettings:
-    """Which packed sets are read."""
+    """Which packed sets are read; mixtures are described in dataset/mixture.py."""
 
     _argument_group_name = "data"
 
-    data_path: str | None = flag(None, "packed set to train on; default the little world's")
-    val_path: str | None = flag(None, "packed set to validate on; default <data_path>_val where it exists")
-    packed_dir: str = flag("dataset/packed", "where the little world's packed sets are")
+    data_path: str | None = flag(
+        None,
+        "packed set to train on, several with weights (a:0.7,b:0.3), or a mixture.yaml; default the little world's",
+    )
+    val_path: str | None = flag(
+        None, "packed set to validate on; default <data_path>_val where it exists, of a mixture all of them"
+    )
+    packed_dir: str = flag("dataset/packed", "where packed sets are that are given by name")
     document_mask: bool | None = flag(
         None, "attention and positions restart at each document; default off in pretraining, on afterwards"
     )

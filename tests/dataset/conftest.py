@@ -1,11 +1,16 @@
 """A small tokenizer and packed sets made by hand, for the tests of this room."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dataset.build_settings import BuildSettings
+from dataset.building import build_packed_set
 from dataset.packing import PackedSet, PackedSetWriter, Piece
 from model.tokenizer import ChatTokenizer
 from tests.tiny_model import byte_tokenizer
@@ -50,3 +55,28 @@ def piece() -> Callable[..., Piece]:
         return Piece(np.array(tokens, np.uint16), None if mask is None else np.array(mask), source, role)
 
     return make
+
+
+@pytest.fixture
+def build(tokenizer: ChatTokenizer, tmp_path: Path) -> Callable[..., PackedSet]:
+    """Write rows to a file, pack it, open the set."""
+
+    def run(rows: list[dict[str, Any]] | None = None, kind: str = "pretrain", **changes: Any) -> PackedSet:
+        path = tmp_path / "raw" / "rows.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        if rows is not None:
+            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        settings = BuildSettings(
+            kind=kind,
+            name="mine",
+            data_path=(str(path),),
+            tokenizer=tokenizer,
+            packed_dir=tmp_path / "packed",
+            max_seq_len=64,
+            num_workers=0,
+        )
+        settings = replace(settings, **changes)
+        build_packed_set(settings)
+        return PackedSet.open(settings.packed_dir / settings.name, kind=kind, verify=True)
+
+    return run

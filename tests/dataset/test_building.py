@@ -1,8 +1,8 @@
 import errno
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,59 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset.building import BuildSettings, build_packed_set, choose_num_workers, source_labels
 from dataset.cleaning import CleaningRules
 from dataset.encoding import last_turn_only
 from dataset.packing import PackedSet
+from dataset.working_folder import working_folders
 from model.chat import encode_conversation
 from model.errors import UserError
-from model.files import sha256_of_file
 from model.tokenizer import ChatTokenizer
+from tests.packed_sets import documents_of, hashes
 
 TEXTS = [f"Document {number} says {'word ' * (number * 7 % 90)}and ends." for number in range(300)]
-
-
-@pytest.fixture
-def build(tokenizer: ChatTokenizer, tmp_path: Path) -> Callable[..., PackedSet]:
-    """Write rows to a file, pack it, open the set."""
-
-    def run(rows: list[dict[str, Any]] | None = None, kind: str = "pretrain", **changes: Any) -> PackedSet:
-        path = tmp_path / "raw" / "rows.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        if rows is not None:
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        settings = BuildSettings(
-            kind=kind,
-            name="mine",
-            data_path=(str(path),),
-            tokenizer=tokenizer,
-            packed_dir=tmp_path / "packed",
-            max_seq_len=64,
-            num_workers=0,
-        )
-        settings = replace(settings, **changes)
-        build_packed_set(settings)
-        return PackedSet.open(settings.packed_dir / settings.name, kind=kind, verify=True)
-
-    return run
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): sha256_of_file(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
-def documents_of(packed: PackedSet) -> list[list[int]]:
-    """Every document's tokens, put together again from the rows."""
-    documents: list[list[int]] = []
-    for segment in packed.segments:
-        start, length = int(segment["start"]), int(segment["length"])
-        tokens = packed.tokens[segment["row"], start : start + length].tolist()
-        if segment["role"] == 1:
-            assert documents[-1][-1] == tokens[0]
-            documents[-1] += tokens[1:]
-        else:
-            documents.append(tokens)
-    return documents
 
 
 def test_pretraining_text_comes_out_whole(build, tokenizer: ChatTokenizer) -> None:
@@ -183,7 +140,7 @@ def test_duplicates_and_lengths_by_flag(build) -> None:
     assert packed.meta["cleaning"]["dropped"] == {"too few characters": 3, "too many characters": 1}
 
 
-def test_sources_by_row_and_by_file(build, tmp_path: Path) -> None:
+def test_sources_by_row_and_by_file(build) -> None:
     packed = build([{"text": "a", "source": "wiki"}, {"text": "b"}, {"text": "c", "source": "wiki"}])
     assert packed.sources == ["wiki", "rows"]
     assert packed.meta["report"]["by_source"]["wiki"]["documents"] == 2
@@ -191,8 +148,6 @@ def test_sources_by_row_and_by_file(build, tmp_path: Path) -> None:
     many = build([{"text": str(n), "source": f"https://{n}"} for n in range(400)], name="many")
     assert len(many.sources) == 257  # the rest is counted under the file
     assert many.meta["report"]["by_source"]["rows"]["documents"] == 400 - 256
-    alike = [tmp_path / "a" / "train.jsonl", tmp_path / "b" / "train.jsonl", tmp_path / "x.txt"]
-    assert list(source_labels(alike).values()) == ["a/train.jsonl", "b/train.jsonl", "x"]
 
 
 def test_validation_is_split_by_document(build, tmp_path: Path, tokenizer: ChatTokenizer) -> None:
@@ -219,8 +174,8 @@ def test_any_number_of_workers_gives_the_same_bytes(
     rows: list[dict[str, Any]] = [{"text": text} for text in TEXTS * 2]
     if kind == "sft":
         rows = [conversation(number % 500) for number in range(600)]
-    monkeypatch.setattr("dataset.sources.read_blocks.__defaults__", (2000, 16 << 20))  # many blocks
-    monkeypatch.setattr("dataset.building._ENOUGH_ROWS_TO_JUDGE", 10)
+    monkeypatch.setattr("dataset.shard_making.block_bytes", lambda inputs: 2000)  # many blocks
+    monkeypatch.setattr("dataset.shard_making._ENOUGH_ROWS_TO_JUDGE", 10)
     alone = build(rows, kind=kind, val_share=0.2)
     shared = build(rows, kind=kind, val_share=0.2, num_workers=2, packed_dir=tmp_path / "shared")
     assert hashes(alone.folder) == hashes(shared.folder)
@@ -318,19 +273,11 @@ def test_a_full_disk_leaves_what_was_there(build, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dataset.packing._StreamedArray.append", full)
     with pytest.raises(OSError, match="No space"):
         build(rows, max_seq_len=32, overwrite=True)
+    [left] = working_folders(tmp_path / "packed", "mine")
+    assert [path.name for path in left.glob("shards/*")] == ["shard-000000.npz"]
+    shutil.rmtree(left)
     assert hashes(tmp_path / "packed") == before
     assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [packed.folder.name]
-
-
-def test_number_of_workers(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.write_text("x")
-    large = tmp_path / "large"
-    with open(large, "wb") as file:
-        file.truncate(20 << 20)
-    assert choose_num_workers(-1, [small]) == 0
-    assert choose_num_workers(-1, [small, large]) >= 1
-    assert choose_num_workers(3, [small]) == 3
 
 
 @pytest.mark.slow

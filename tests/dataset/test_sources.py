@@ -1,275 +1,133 @@
-import json
+"""What names stand for: files, folders, patterns, each once and in a fixed order; labels and fingerprints."""
+
+import errno
+import gzip
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from dataset.sources import Reject, Row, expand_paths, parse_block, read_blocks, read_rows, sniff_format
+from dataset.formats import Row
+from dataset.sources import Input, find_inputs, read_rows
 from model.errors import UserError
+from model.files import sha256_of_file
 
 
 @pytest.fixture
-def write(tmp_path: Path):
-    """Write a file of bytes or text; returns its path."""
-
-    def write_file(content: bytes | str, name: str = "data.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
-
-
-def rows_of(path: Path, **options: int) -> list[tuple[int, Any]]:
-    """(line, value) of each row, (line, reason) of each reject."""
-    found = list(read_rows([path], **options))
-    assert all(item.path == str(path) for item in found)
-    return [(item.line, item.value if isinstance(item, Row) else item.reason) for item in found]
-
-
-LINES = '{"text": "春"}\n\n{"text": "b\\nc"}\n'
-
-
-@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.txt", "data"])
-def test_json_lines_are_seen_whatever_the_name(write, name: str) -> None:
-    path = write(LINES, name)
-    assert sniff_format(path) == "jsonl"
-    assert rows_of(path) == [(1, {"text": "春"}), (3, {"text": "b\nc"})]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        '[{"a": 1}, {"a": 2}]',
-        '[\n{"a": 1},\n{"a": 2}\n]\n',
-        '\n  [ {"a": 1}\n ,{"a": 2} ]',
-        '{\n "a": 1\n}\n{\n "a": 2\n}\n',  # objects one after another, over several lines
-    ],
-)
-def test_json_values(write, content: str) -> None:
-    path = write(content, "data.json")
-    assert sniff_format(path) == "json"
-    assert [value for _, value in rows_of(path)] == [{"a": 1}, {"a": 2}]
-
-
-def test_line_numbers_in_a_json_array(write) -> None:
-    path = write('[\n  {\n    "a": "x\\ny"\n  },\n\n  {"a": 2}\n]\n', "data.json")
-    assert [line for line, _ in rows_of(path)] == [2, 6]
-
-
-@given(
-    st.lists(
-        st.dictionaries(st.text(max_size=5), st.text(max_size=40) | st.integers() | st.lists(st.floats(0, 1))),
-        min_size=1,
-        max_size=30,
-    ),
-    st.sampled_from([None, 0, 2]),
-    st.integers(1, 64),
-)
-def test_any_rows_come_back_whatever_the_block(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], indent: int | None, block_bytes: int
-) -> None:
-    folder = tmp_path_factory.mktemp("rows")
-    array = folder / "array.json"
-    array.write_text(json.dumps(rows, indent=indent, ensure_ascii=False), encoding="utf-8")
-    assert [value for _, value in rows_of(array)] == rows
-    lines = folder / "lines.jsonl"
-    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    found = [row for block in read_blocks(lines, block_bytes) for row in parse_block(block)]
-    assert [(row.line, row.value) for row in found if isinstance(row, Row)] == list(enumerate(rows, start=1))
-    assert len(found) == len(rows)
-
-
-def test_a_small_buffer_gives_the_same_json_values(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"text": "x" * n, "number": n} for n in range(60)]
-    path = write(json.dumps(rows), "data.json")
-    monkeypatch.setattr("dataset.sources.BLOCK_BYTES", 7)
-    assert [value for _, value in rows_of(path)] == rows
-
-
-def test_csv_and_tsv(write) -> None:
-    csv_file = write('q,a\n"one, two","a ""word""\nand a line"\n\nx,y\n', "data.csv")
-    assert rows_of(csv_file) == [
-        (2, {"q": "one, two", "a": 'a "word"\nand a line'}),
-        (5, {"q": "x", "a": "y"}),
-    ]
-    tsv_file = write("q\ta\n1\t2\n", "table")
-    assert sniff_format(tsv_file) == "tsv"
-    assert rows_of(tsv_file) == [(2, {"q": "1", "a": "2"})]
-
-
-def test_plain_text_is_one_document_a_line(write) -> None:
-    path = write("Once, there was a text.\r\n\n[1] a note\n  last", "story.txt")
-    assert sniff_format(path) == "text"
-    assert rows_of(path) == [
-        (1, {"text": "Once, there was a text."}),
-        (3, {"text": "[1] a note"}),
-        (4, {"text": "  last"}),
-    ]
-
-
-def test_real_files(real_data: Path) -> None:
-    formats = {
-        "text/poems.jsonl": ("jsonl", 49_065),
-        "text/wiki_demo.txt": ("text", 30),
-        "instruct/alpaca_zh_10k.json": ("json", 10_021),
-        "instruct/yayi_example.json": ("jsonl", 3),
-        "instruct/yayi_example_multi_rounds.json": ("json", 2),
-        "tools/glaive_toolcall_zh_demo.json": ("json", 300),
-        "ceval/val/accountant_val.csv": ("csv", 49),
-    }
-    for name, (found, count) in formats.items():
-        assert sniff_format(real_data / name) == found, name
-        rows = list(read_rows([real_data / name]))
-        assert len(rows) == count, name
-        assert all(isinstance(row, Row) for row in rows), name
-
-
-# ---- bad rows: counted, with their lines ----
-
-
-def test_byte_order_mark(write) -> None:
-    mark = b"\xef\xbb\xbf"
-    for name, content in (("a.jsonl", b'{"a": 1}\n'), ("a.json", b'[{"a": 1}]'), ("a.csv", b"a\n1\n")):
-        rows = rows_of(write(mark + content, name))
-        assert [list(value) for _, value in rows] == [["a"]]
-    assert rows_of(write(mark + b"text\n", "a.txt")) == [(1, {"text": "text"})]
-
-
-def test_bad_utf8_is_a_reject_of_its_row_only(write) -> None:
-    good, bad = '{"q": "好", "a": "1"}'.encode(), '{"q": "好", "a": "2"}'.encode("gb18030")
-    assert rows_of(write(b"\n".join([good, bad, good, b""]))) == [
-        (1, {"q": "好", "a": "1"}),
-        (2, "not UTF-8"),
-        (3, {"q": "好", "a": "1"}),
-    ]
-    array = write(b"[" + b",\n".join([good, bad, good]) + b"]", "data.json")
-    assert [value if isinstance(value, str) else "ok" for _, value in rows_of(array)] == [
-        "ok",
-        "not UTF-8",
-        "ok",
-    ]
-    table = write("q,a\n好,1\n".encode() + "好,2\n".encode("gb18030") + b"x,3\n", "data.csv")
-    assert rows_of(table)[1:] == [(3, "not UTF-8"), (4, {"q": "x", "a": "3"})]
-    text = write("好\n".encode() + "好\n".encode("gb18030") + "好\n".encode(), "data.txt")
-    assert [line for line, value in rows_of(text) if value == "not UTF-8"] == [2]
-
-
-@pytest.mark.parametrize("bad", ['{"a": }', '{"a": 1', "{'a': 1}", "hello", '{"a": "\x00"}', "[" * 100_000])
-def test_broken_json_lines(write, bad: str) -> None:
-    assert rows_of(write(f'{{"a": 1}}\n{bad}\n{{"a": 2}}\n')) == [
-        (1, {"a": 1}),
-        (2, "broken JSON"),
-        (3, {"a": 2}),
-    ]
-
-
-def test_broken_json_in_the_middle_of_an_array(write) -> None:
-    path = write('[{"a": 1},\n{"a": oops, "b": 3},\n{"a": 2}]', "data.json")
-    assert rows_of(path) == [(1, {"a": 1}), (2, "broken JSON"), (3, {"a": 2})]
-    path = write('[{"a": 1},\n{"a": oops}]', "data.json")
-    assert rows_of(path) == [(1, {"a": 1}), (2, "broken JSON")]
-
-
-@pytest.mark.parametrize("bad", ["[1, 2]", '"text"', "3", "null", "true"])
-def test_values_that_are_no_objects(write, bad: str) -> None:
-    assert rows_of(write(f'{{"a": 1}}\n{bad}\n')) == [(1, {"a": 1}), (2, "not an object")]
-    assert [value for _, value in rows_of(write(f'[{{"a": 1}}, {bad}]', "data.json"))][1] == "not an object"
-
-
-@pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
-def test_a_gigantic_line_is_left_out_and_the_next_ones_keep_their_numbers(write, block_bytes: int) -> None:
-    path = write('{"a": 1}\n' + '{"a": "' + "x" * 5000 + '"}\n' + '{"a": 2}\n{"a": 3}\n')
-    found = [row for block in read_blocks(path, block_bytes, max_row_bytes=100) for row in parse_block(block)]
-    assert sorted((row.line, isinstance(row, Reject)) for row in found) == [
-        (1, False),
-        (2, True),
-        (3, False),
-        (4, False),
-    ]
-    assert [row.reason for row in found if isinstance(row, Reject)] == ["too long"]
-
-
-def test_gigantic_values_elsewhere(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset.sources.BLOCK_BYTES", 64)
-    array = write('[{"a": 1}, {"a": "' + "x" * 500 + '"}, {"a": 2}]', "data.json")
-    values = [value for _, value in rows_of(array, max_row_bytes=100)]
-    assert values[0] == {"a": 1}
-    assert values[-1] == {"a": 2}
-    assert set(values[1:-1]) <= {"too long", "broken JSON"}
-    assert values[1:-1]
-    table = write("q,a\n1,2\n" + "x" * 500 + ",1\n3,4\n", "data.csv")
-    assert rows_of(table, max_row_bytes=100) == [
-        (2, {"q": "1", "a": "2"}),
-        (3, "broken CSV"),
-        (4, {"q": "3", "a": "4"}),
-    ]
-
-
-def test_wrong_number_of_columns(write) -> None:
-    assert rows_of(write("q,a\n1,2,3\n4,5\n", "data.csv")) == [(2, "broken CSV"), (3, {"q": "4", "a": "5"})]
-
-
-def test_samples_of_rejects_can_be_printed(write) -> None:
-    path = write(b'{"a": 1}\n\xff\xfe\xff broken \xed\xa0\x80' + b"x" * 10_000 + b"\n")
-    reject = list(read_rows([path]))[1]
-    assert isinstance(reject, Reject)
-    reject.sample.encode("utf-8")
-    assert len(reject.sample) <= 200
-
-
-# ---- what spoils the whole file ----
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("cut.jsonl", '{"a": 1}\n{"a": "one tw'),
-        ("cut.jsonl", '{"a": 1}\n{"a": "好'.encode()[:-1]),
-        ("cut.json", '[{"a": 1},\n{"a": "one tw'),
-        ("cut.json", '[{"a": 1},\n{"a": 2}'),
-        ("cut.json", '[{"a": 1},\n{"a": 2},'),
-        ("cut.csv", "q,a\n1,2\n3"),
-    ],
-)
-def test_a_cut_file_is_named_with_its_line(write, name: str, content: bytes | str) -> None:
-    path = write(content, name)
-    with pytest.raises(UserError, match=rf"{name}:[23]: the file ends in the middle of a row"):
-        list(read_rows([path]))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty"),
-        (b" \n\n ", "white space"),
-        (b"\x1f\x8b\x08rest", "gzip"),
-        (b"PAR1rest", "Parquet"),
-        (b"\xff\xfea\0b\0", "UTF-16"),
-        (b"\0\0\0\1binary", "binary"),
-    ],
-)
-def test_files_that_hold_no_rows(write, content: bytes, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        list(read_rows([write(content)]))
-
-
-def test_missing_paths(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file or folder"):
-        expand_paths([tmp_path / "nothing.jsonl"])
-    with pytest.raises(UserError, match="holds no file"):
-        expand_paths([tmp_path])
-
-
-def test_folders_and_patterns(tmp_path: Path) -> None:
-    for name in ("b/2.txt", "a/1.txt", "a/.hidden.txt", "3.json"):
+def folder(tmp_path: Path) -> Path:
+    """A folder of a few files, some of them hidden."""
+    for name in ("b/2.txt", "a/1.txt", "a/.hidden.txt", ".cache/x.txt", "3.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    names = [str(path.relative_to(tmp_path)) for path in expand_paths([tmp_path])]
-    assert names == ["3.json", "a/1.txt", "b/2.txt"]
-    assert expand_paths([tmp_path / "*" / "*.txt", tmp_path / "a"]) == [
-        tmp_path / "a/1.txt",
-        tmp_path / "b/2.txt",
-    ]
+        (tmp_path / name).write_text(f"text of {name}\n")
+    return tmp_path
+
+
+def names(inputs: list[Input], folder: Path) -> list[str]:
+    return [str(Path(found.name).relative_to(folder)) for found in inputs]
+
+
+def test_files_folders_and_patterns(folder: Path) -> None:
+    assert names(find_inputs([folder]), folder) == ["3.json", "a/1.txt", "b/2.txt"]
+    assert names(find_inputs([str(folder) + "/"]), folder) == ["3.json", "a/1.txt", "b/2.txt"]
+    assert names(find_inputs([folder / "*" / "*.txt", folder / "a"]), folder) == ["a/1.txt", "b/2.txt"]
+    assert names(find_inputs([folder / "**" / "*.txt"]), folder) == ["a/1.txt", "b/2.txt"]
+    assert names(find_inputs([folder / "a" / ".*"]), folder) == ["a/.hidden.txt"]
+    # The order of the names is the order of the inputs.
+    assert names(find_inputs([folder / "b" / "2.txt", folder]), folder) == ["b/2.txt", "3.json", "a/1.txt"]
+
+
+def test_patterns_from_where_one_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert [found.name for found in find_inputs(["*.json", "a/../a/1.txt", Path("a")])] == ["3.json", "a/../a/1.txt"]
+
+
+def test_a_file_is_read_once_whatever_it_is_called(folder: Path) -> None:
+    (folder / "link.txt").symlink_to(folder / "a" / "1.txt")
+    (folder / "linked").symlink_to(folder / "b")
+    assert names(find_inputs([folder]), folder) == ["3.json", "a/1.txt", "b/2.txt"]
+    assert len(find_inputs([folder / "link.txt", folder / "a" / "1.txt"])) == 1
+
+
+def test_folders_are_followed_through_links_but_not_in_circles(folder: Path, tmp_path_factory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far.txt").write_text("far\n")
+    (elsewhere / "back").symlink_to(folder)
+    data = folder / "a"
+    (data / "linked").symlink_to(elsewhere)
+    (data / "itself").symlink_to(data)
+    (data / "above").symlink_to(folder)  # would bring in what lies beside the folder
+    (data / "sub").mkdir()
+    (data / "sub" / "down").symlink_to(data / "sub")
+    assert names(find_inputs([data]), data) == ["1.txt", "linked/far.txt"]
+    assert [Path(found.name).name for found in find_inputs([data / "**" / "*.txt"])] == ["1.txt"]
+
+
+def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "none").mkdir()
+    (folder / "empty.txt").touch()
+    (folder / "dangling.txt").symlink_to(folder / "gone")
+    os.mkfifo(folder / "pipe")
+    for name, message in (
+        ("nothing.jsonl", "nothing.jsonl: no such file or folder$"),
+        ("*.nothing", r"\*.nothing: no such file or folder$"),
+        ("none", "none: the folder holds no file"),
+        ("empty.txt", "empty.txt: the file is empty"),
+        ("pipe", "pipe: neither a file nor a folder"),
+        (str(folder), "dangling.txt: a link to a file that is not there"),
+        ("Skywork/SkyPile-150B", "no such file or folder; for the hub's set of that name: hf:Skywork/SkyPile-150B"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_inputs([name])
+
+
+def test_what_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:  # (root, as which tests may run, is never refused)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("dataset.streams.open", refuse, raising=False)
+    with pytest.raises(UserError, match=r"3.json: cannot be read \(Permission denied\); change its permissions"):
+        find_inputs([folder])
+
+
+def test_a_name_that_is_no_text(folder: Path) -> None:
+    path = os.fsencode(folder) + b"/caf\xe9.txt"
+    with open(path, "wb") as file:
+        file.write(b"text\n")
+    (found,) = find_inputs([Path(os.fsdecode(path))])
+    assert found.name.encode() == os.fsencode(folder) + b"/caf\\udce9.txt"
+    assert [row.value for row in read_rows([Path(os.fsdecode(path))])] == [{"text": "text"}]
+
+
+def test_labels(tmp_path: Path) -> None:
+    def labels(*files: str) -> list[str]:
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / file).write_text("x")
+        return [found.label for found in find_inputs([tmp_path / file for file in files])]
+
+    assert labels("wiki.jsonl", "books.v2.txt") == ["wiki", "books.v2"]
+    assert labels("web.jsonl.gz", "web2.csv.zst") == ["web", "web2"]
+    assert labels("zh/train.json", "en/train.json", "en/test.json") == ["zh/train.json", "en/train.json", "test"]
+    twice = [f"{tmp_path}/{name}" for name in ("x/zh/a.txt", "y/zh/a.txt")]
+    assert labels("x/zh/a.txt", "y/zh/a.txt", "b.txt") == [*twice, "b"]
+
+
+def test_sizes_and_fingerprints(folder: Path) -> None:
+    one, two, three = find_inputs([folder])
+    assert one.size == (folder / "3.json").stat().st_size
+    assert one.fingerprint() == sha256_of_file(folder / "3.json")
+    assert len({one.fingerprint(), two.fingerprint(), three.fingerprint()}) == 3
+    before = one.fingerprint()
+    (folder / "3.json").write_text("something else\n")
+    (again,) = find_inputs([folder / "3.json"])
+    assert again.fingerprint() == sha256_of_file(folder / "3.json") != before
+
+
+def test_rows_name_their_input(folder: Path) -> None:
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\nbroken\n'))
+    found = find_inputs([folder])
+    assert {row.path for row in read_rows([folder])} == {source.name for source in found}
+    assert [block.path for source in found for block in source.blocks()] == [source.name for source in found]
+    rows = list(read_rows([folder / "c.jsonl.gz"]))
+    assert [(row.line, isinstance(row, Row)) for row in rows] == [(1, True), (2, False)]

@@ -20,8 +20,8 @@ from model.device import Precision
 from model.files import read_json
 from model.tokenizer import ChatTokenizer
 from tests.tiny_chain import PRETRAIN, SIZES, assert_same_weights
-from trainer.loop import validation_loss
 from trainer.objectives import LanguageModeling
+from trainer.validation import validate
 
 FLAGS = [*PRETRAIN, *SIZES]
 
@@ -51,8 +51,8 @@ def test_the_demo_measures_the_very_model_that_training_began_with(workspace):
     model = untrained_model(checkpoint.config, record["identity"]["seed"])
     val_set = PackedSet.open(workspace / "packed" / "text_val")
     objective, precision = LanguageModeling(document_mask=False), Precision(torch.device("cpu"), torch.float32)
-    loss = validation_loss(model, objective, val_set, 4, precision)
-    assert loss == record["summary"]["validation_loss_before"]
+    found = validate(model, objective, val_set, 4, precision)
+    assert found.loss == record["summary"]["validation_loss_before"]
 
 
 def test_the_same_command_does_nothing_twice(run_here, workspace):

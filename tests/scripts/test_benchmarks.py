@@ -47,3 +47,19 @@ def test_model_step_prints_a_ratio(repository):
     result = run_benchmark(repository, "benchmarks.model_step", *flags)
     assert result.returncode == 0, result.stderr
     assert re.search(r"ratio ours / transformers +[0-9.]+x", result.stdout)
+
+
+def test_packed_reading_prints_opening_sharing_and_speed(repository):
+    flags = ["--megabytes", 2, "--max_seq_len", 64, "--processes", 2, "--seconds", 0.2]
+    result = run_benchmark(repository, "benchmarks.packed_reading", *flags)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"opening, to the first batch, 2 processes at once: [0-9.]+, [0-9.]+ s", result.stdout)
+    assert re.search(r"one process: [0-9.]+M tokens/s", result.stdout)
+    if sys.platform == "linux":
+        held = float(re.search(r"held ([0-9.]+) times", result.stdout)[1])
+        assert 0.9 < held < 1.2, "each page once, however many processes map it"
+
+
+def test_packed_reading_of_a_set_that_is_not_there(repository):
+    result = run_benchmark(repository, "benchmarks.packed_reading", "--data_path", "none")
+    assert result.returncode == 2 and re.fullmatch(r"error: none: no such packed set[^\n]+\n", result.stderr)

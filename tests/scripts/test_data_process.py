@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from dataset.packing import PackedSet
+from model.tokenizer import ChatTokenizer
+from tests.full_disk import mounted
+from tests.packed_sets import hashes
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +119,17 @@ def test_own_files(run, workspace: Path) -> None:
             "--max_seq_len",
         ),
         (["pretrain", "--data_paht", "bad.jsonl"], None, "--data_paht"),
+        (
+            ["pretrain", "--data_path", "bad.jsonl", "--memory_gb", "0.1"],
+            b'{"text": "a"}\n',
+            "--memory_gb 0.1: too little",
+        ),
+        (["pretrain", "--data_path", "bad.jsonl", "--near_dedup", "1.5"], b'{"text": "a"}\n', "threshold"),
+        (["pretrain", "--data_path", "bad.jsonl", "--near_dedup", "0.8", "--keep_duplicates"], b"x", "choose one"),
+        (["pretrain", "--data_path", "bad.jsonl", "--decontaminate", "no.csv"], b'{"text": "a"}\n', "no.csv: no such"),
+        (["pretrain", "--data_path", "bad.jsonl", "--max_chars", "-1"], b'{"text": "a"}\n', "--max_chars -1"),
+        (["pretrain", "--data_path", "bad.jsonl", "--rejects", "."], b'{"text": "a"}\n', "expected a file"),
+        (["pretrain", "--data_path", "bad.jsonl", "--add_tokens", "a b"], b'{"text": "a"}\n', "no white space"),
         (["--raw_dir", "nowhere"], None, "data_process.py little_world"),
     ],
 )
@@ -126,7 +141,7 @@ def test_mistakes_end_in_one_line(run, workspace: Path, flags: list[str], conten
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
-    assert not [path for path in (workspace / "other").glob("*") if path.is_dir()]
+    assert not [path for path in (workspace / "other").glob("*") if path.is_dir() or path.suffix == ".lock"]
 
 
 def test_a_headed_file_loads(run, workspace: Path) -> None:
@@ -134,33 +149,57 @@ def test_a_headed_file_loads(run, workspace: Path) -> None:
     assert run("pretrain", "--data_path", "bom.jsonl", "--packed_dir", "packed").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "wait"),
-    [(signal.SIGINT, 130, 0.5), (signal.SIGINT, 130, 5.0), (signal.SIGTERM, 143, 5.0)],
-)
-def test_a_stop_leaves_nothing_behind(
-    repository: Path, workspace: Path, sent: signal.Signals, code: int, wait: float
-) -> None:
-    with open(workspace / "large.jsonl", "w") as file:
-        for number in range(400_000):
+@pytest.fixture(scope="module")
+def large(workspace: Path) -> Path:
+    """A file that takes some seconds to pack, and so gives time to stop it."""
+    path = workspace / "large.jsonl"
+    with open(path, "w") as file:
+        for number in range(200_000):
             file.write(json.dumps({"text": f"{number} " + "many words " * 10}) + "\n")
-    command = [sys.executable, str(repository / "data_process.py"), "pretrain", "--data_path", "large.jsonl"]
-    command += ["--tokenizer", "tokenizer", "--packed_dir", "stopped", "--num_workers", "2"]
-    process = subprocess.Popen(
-        command,
-        cwd=workspace,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    packed_dir = workspace / "stopped"
+    return path
+
+
+def start_packing(repository: Path, large: Path, packed_dir: str, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(repository / "data_process.py"), "pretrain", "--data_path", large.name]
+    command += ["--tokenizer", "tokenizer", "--packed_dir", packed_dir, "--num_workers", "2", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=large.parent, text=True, start_new_session=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(repository: Path, large: Path) -> dict[str, str]:
+    process = start_packing(repository, large, "whole")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return hashes(large.parent / "whole")
+
+
+def wait_for(process: subprocess.Popen[str], packed_dir: Path, pattern: str) -> None:
     deadline = time.monotonic() + 60
-    while not list(packed_dir.glob(".large.*/tokens.npy")):
-        assert process.poll() is None, process.stderr and process.stderr.read()
+    while not list(packed_dir.glob(pattern)):
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(wait)  # while the workers start, or while they work
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "pattern", "wait"),
+    [
+        (signal.SIGINT, 130, ".large.building-*", 0.5),  # while the workers start
+        (signal.SIGINT, 130, ".large.building-*/shards/*0.npz", 0.5),  # while they work
+        (signal.SIGTERM, 143, ".large.building-*/shards/*0.npz", 0.5),
+        (signal.SIGKILL, -9, ".large.building-*/shards/*0.npz", 0.5),
+        (signal.SIGKILL, -9, ".large.building-*/large/tokens.npy", 0.0),  # while rows are written
+    ],
+)
+def test_a_stopped_run_goes_on(
+    repository: Path, large: Path, uninterrupted, sent: signal.Signals, code: int, pattern: str, wait: float
+) -> None:
+    packed_dir = large.parent / "stopped"
+    shutil.rmtree(packed_dir, ignore_errors=True)
+    process = start_packing(repository, large, "stopped")
+    wait_for(process, packed_dir, pattern)
+    time.sleep(wait)
     if sent == signal.SIGINT:
         os.killpg(process.pid, sent)  # as a terminal does: every process of the group
     else:
@@ -169,4 +208,118 @@ def test_a_stop_leaves_nothing_behind(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
-    assert list(packed_dir.iterdir()) == []
+    left = {path.name for path in packed_dir.iterdir()} - {".large.lock"}
+    assert left == {name for name in left if name.startswith(".large.building-")}, "no half set"
+    if sent != signal.SIGKILL:
+        assert not (packed_dir / ".large.lock").exists()
+    finished_shards = len(list(packed_dir.glob(".large.building-*/shards/*")))
+    assert finished_shards or pattern.endswith("building-*")
+    again = start_packing(repository, large, "stopped")
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert ("going on after" in output) == bool(finished_shards)
+    assert hashes(packed_dir) == uninterrupted
+
+
+def test_ranks_that_start_together_build_once(repository: Path, large: Path, uninterrupted) -> None:
+    ranks = [start_packing(repository, large, "shared") for _ in range(3)]
+    outputs = [rank.communicate(timeout=180) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0], outputs
+    assert sum("already built" in output for output, _ in outputs) == 2
+    assert sum("waiting" in output for output, _ in outputs) == 2
+    assert hashes(large.parent / "shared") == uninterrupted
+
+
+def test_a_disk_that_gets_full(repository: Path, large: Path, uninterrupted) -> None:
+    """Finished shards stay; with more space the same command ends with the same set."""
+    disk = large.parent / "disk"
+    with mounted(disk, "size=60m"):
+        (disk / "ballast").write_bytes(b"x" * (45 << 20))
+        process = start_packing(repository, large, "disk")
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert errors.startswith("error: ") and errors.count("\n") == 1 and "disk is full" in errors
+        (disk / "ballast").unlink()
+        mount = subprocess.run(["mount", "-o", "remount,size=300m", str(disk)])
+        assert mount.returncode == 0
+        again = start_packing(repository, large, "disk")
+        _, errors = again.communicate(timeout=120)
+        assert again.returncode == 0, errors
+        assert hashes(disk) == uninterrupted
+
+
+def test_the_rejects_of_every_kind_and_their_file(run, workspace: Path) -> None:
+    rows = [{"text": f"A sentence about the number {number}, long enough to be compared."} for number in range(50)]
+    rows += [rows[0], {"text": rows[1]["text"] + "!"}, {"text": "x"}, {"text": "held out " * 20}, {"body": "no text"}]
+    (workspace / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workspace / "exam.jsonl").write_text(json.dumps({"question": "held out " * 20}) + "\n")
+    flags = ["--near_dedup", "--min_chars", "5", "--decontaminate", "exam.jsonl", "--rejects", "left_out.jsonl"]
+    result = run("pretrain", "--data_path", "rows.jsonl", "--packed_dir", "clean", *flags)
+    assert result.returncode == 0, result.stderr
+    packed = PackedSet.open(workspace / "clean" / "rows")
+    dropped = packed.meta["cleaning"]["dropped"]
+    assert dropped["duplicate"] == 1 and dropped["too few characters"] == 1
+    assert dropped["shares text with a held-out file"] == 1
+    assert dropped["near-duplicate"] >= 1
+    assert packed.meta["cleaning"]["rejected"] == {"no field 'text'": 1}
+    assert packed.meta["num_documents"] == len(rows) - sum(dropped.values()) - 1
+    kept = [json.loads(line) for line in (workspace / "left_out.jsonl").read_text().splitlines()]
+    assert len(kept) == sum(dropped.values()) + 1
+    assert {row["reason"] for row in kept} == {*dropped, "no field 'text'"}
+    assert "Near-duplicates: Jaccard similarity of at least 0.85" in result.stdout
+    assert "Held out: 1 questions" in result.stdout
+
+
+def test_added_tokens_travel_with_the_set(run, workspace: Path) -> None:
+    (workspace / "few.jsonl").write_text('{"text": "one"}\n{"text": "<|map|> is typed here"}\n')
+    flags = ["--packed_dir", "wide", "--add_tokens", "<|map|>,<|mark|>", "<|end_map|>"]
+    assert run("pretrain", "--data_path", "few.jsonl", *flags).returncode == 0
+    packed = PackedSet.open(workspace / "wide" / "few", verify=True)
+    narrow, wide = (
+        ChatTokenizer.from_folder(workspace / "tokenizer"),
+        ChatTokenizer.from_files(packed.tokenizer_files()),
+    )
+    added = ["<|map|>", "<|mark|>", "<|end_map|>"]
+    assert packed.meta["vocab_size"] == wide.vocab_size == narrow.vocab_size + 3
+    assert [wide.special_tokens[token] for token in added] == [narrow.vocab_size + number for number in range(3)]
+    assert wide.extends(narrow) and not narrow.extends(wide)
+    assert packed.tokens.max() < narrow.vocab_size, "what is typed never becomes a control token"
+    again = run("pretrain", "--data_path", "few.jsonl", *flags, "--overwrite", "--add_tokens", "<|im_end|>")
+    assert again.returncode == 2 and "has it already" in again.stderr
+
+
+def test_inspect_shows_what_is_trained(run, workspace: Path) -> None:
+    rows = [{"instruction": f"Say {word}", "output": f"Here: {word}."} for word in ("one", "two", "three")]
+    (workspace / "says.json").write_text(json.dumps(rows))
+    assert run("sft", "--data_path", "says.json", "--packed_dir", "packed").returncode == 0
+    for place in ("says", "packed/says"):
+        shown = run("inspect", place, "--packed_dir", "packed", "--row", "0")
+        assert shown.returncode == 0, shown.stderr
+        for word in ("one", "two", "three"):
+            assert f"⟦Here: {word}.<|im_end|>⟧" in shown.stdout
+            assert f"Say {word}<|im_end|>" in shown.stdout
+    for flags, message in (
+        (["inspect"], "which set?"),
+        (["inspect", "nothing"], "no such packed set"),
+        (["inspect", "says.json"], "a raw file, not a packed set"),
+        (["inspect", "says", "--row", "7"], "has the rows 0 to 0"),
+        (["pretrain", "says"], "--data_path"),
+    ):
+        result = run("--packed_dir", "packed", *flags)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_recipes_by_name(run, repository: Path, workspace: Path) -> None:
+    fixture = min((repository / "tests" / "fixtures" / "recipes").glob("belle*"))
+    result = run("sft", "--recipe", "belle", "--data_path", str(fixture), "--packed_dir", "packed")
+    assert result.returncode == 0, result.stderr
+    assert "licence" in result.stdout
+    assert PackedSet.open(workspace / "packed" / "belle", kind="sft").num_rows > 0
+    for flags, message in (
+        (["sft", "--recipe", "bell"], "there are: skypile"),
+        (["dpo", "--recipe", "belle"], "is packed with: python data_process.py sft"),
+        (["sft", "--recipe", "baike2018qa"], "fetch it by hand"),
+        (["--recipe", "belle"], "need a command"),
+    ):
+        refused = run(*flags)
+        assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1

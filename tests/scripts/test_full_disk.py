@@ -2,33 +2,14 @@
 
 import os
 import resource
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.full_disk import mounted
 from tests.tiny_chain import FULL_SFT, PRETRAIN, SIZES, assert_same_weights, contents
 
 FLAGS = [*PRETRAIN, *SIZES, "--max_steps", 4]
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A file system in memory at `folder`; the test is skipped where this process may not mount one."""
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    try:
-        mount = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if mount.returncode != 0:
-        pytest.skip(f"may not mount a file system here ({mount.stderr.strip()})")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def last_line(errors: str) -> str:

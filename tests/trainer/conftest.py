@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from dataset.filling import TextFiller
+from dataset.mixed_set import AnySet
 from dataset.packing import PackedSet, PackedSetWriter
 from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import Precision
 from model.tokenizer import ChatTokenizer
 from tests.tiny_model import byte_tokenizer
-from trainer.loop import Stage, train
+from trainer.loop import train
 from trainer.objectives import LanguageModeling
 from trainer.parallel import Parallel
 from trainer.settings import RunSettings, TrainSettings
+from trainer.stages import Stage
 
 MAX_SEQ_LEN = 24
 
@@ -28,17 +30,19 @@ def tokenizer() -> ChatTokenizer:
     return byte_tokenizer(MAX_SEQ_LEN)
 
 
-def _write_set(folder: Path, tokenizer: ChatTokenizer, num_documents: int, seed: int) -> PackedSet:
+def _write_set(
+    folder: Path, tokenizer: ChatTokenizer, num_documents: int, seed: int, sources: tuple[str, ...] = ("letters",)
+) -> PackedSet:
     folder.mkdir(parents=True)
     writer = PackedSetWriter(folder, "pretrain", MAX_SEQ_LEN, tokenizer.vocab_size, pad_token_id=1)
     filler = TextFiller(MAX_SEQ_LEN + 1, writer.add_row)
     random = np.random.default_rng(seed)
-    for _ in range(num_documents):
+    for number in range(num_documents):
         # A few letters in runs: something that a small model can learn in a few steps.
         letters = np.repeat(random.integers(100, 110, size=8), random.integers(1, 6, size=8))
-        filler.add(np.array([0, *letters, 0], np.uint16), 0)
+        filler.add(np.array([0, *letters, 0], np.uint16), number % len(sources))
     filler.finish()
-    writer.finish(tokenizer, {"name": folder.name, "sources": ["letters"], "num_documents": num_documents})
+    writer.finish(tokenizer, {"name": folder.name, "sources": list(sources), "num_documents": num_documents})
     return PackedSet.open(folder)
 
 
@@ -53,6 +57,17 @@ def val_set(tokenizer: ChatTokenizer, tmp_path_factory: pytest.TempPathFactory) 
     return _write_set(tmp_path_factory.mktemp("packed_val") / "letters_val", tokenizer, 6, seed=1)
 
 
+@pytest.fixture(scope="session")
+def shelf(tokenizer: ChatTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sets to mix: `web` (of two sources) and `books`, each with a validation set."""
+    folder = tmp_path_factory.mktemp("shelf")
+    _write_set(folder / "web", tokenizer, 40, 2, ("forum", "news"))
+    _write_set(folder / "web_val", tokenizer, 5, 3, ("forum", "news"))
+    _write_set(folder / "books", tokenizer, 15, 4, ("novels",))
+    _write_set(folder / "books_val", tokenizer, 4, 5, ("novels",))
+    return folder
+
+
 StartRun = Callable[..., int]
 
 
@@ -64,6 +79,8 @@ def start_run(train_set: PackedSet, val_set: PackedSet, tmp_path: Path) -> Start
         architecture: dict[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
         wrap_objective: Callable[[Any], Any] = lambda objective: objective,
+        train_on: AnySet = train_set,
+        validate_on: AnySet = val_set,
         **changes: Any,
     ) -> int:
         run_flags: dict[str, Any] = {"out_dir": str(tmp_path), "log_interval": 1, "device": "cpu"}
@@ -75,7 +92,8 @@ def start_run(train_set: PackedSet, val_set: PackedSet, tmp_path: Path) -> Start
         config = LMConfig(**{**sizes, "vocab_size": train_set.meta["vocab_size"], **(architecture or {})})
         torch.manual_seed(run.seed)
         objective = wrap_objective(LanguageModeling(document_mask=False))
-        stage = Stage("pretrain", CausalLM(config), objective, train_set, val_set, train_set.tokenizer_files(), {})
+        files = train_on.tokenizer_files()
+        stage = Stage("pretrain", CausalLM(config), objective, train_on, validate_on, files, {})
         return train(stage, training, run, Precision(torch.device("cpu"), dtype), Parallel())
 
     return start

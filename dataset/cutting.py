@@ -1,0 +1,234 @@
+"""A stream of bytes → blocks of rows, cut quickly and always at the same places, in the memory of a block and a row."""
+
+import codecs
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from dataset.formats import HEAD_BYTES, Block, Reject, cut_error, sample_of, sniff
+from dataset.json_values import JsonValues, unless_bad_bytes
+from dataset.streams import Stream, damaged, seekable_file
+from model.errors import UserError
+
+MAX_ROW_BYTES = 16 << 20  # a longer line or value is a reject: no row can fill the memory
+BLOCK_BYTES = 1 << 20
+_BLOCK_ROWS = 500  # at most, of values and Parquet rows
+
+
+def cut_blocks(
+    stream: Stream,
+    block_bytes: int = BLOCK_BYTES,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    text_piece_bytes: int | None = None,
+) -> Iterator[Block]:
+    """Cut what a stream holds into blocks of about `block_bytes`.
+
+    A row above `max_row_bytes` is a reject. With `text_piece_bytes`, long lines of plain text are cut into pieces of
+    about this size instead: whoever learns words from them needs no whole lines.
+
+    Raises:
+        UserError: the content cannot be read at all, or ends in the middle of a row.
+    """
+    name = stream.name
+    found = sniff(stream.head(HEAD_BYTES), name)
+    if found == "parquet":
+        return _parquet_blocks(stream, block_bytes, max_row_bytes)
+    if found == "text" and text_piece_bytes is not None:
+        return _line_blocks(stream, found, text_piece_bytes, text_piece_bytes, cut_long_lines=True)
+    if found in ("jsonl", "text"):
+        return _line_blocks(stream, found, block_bytes, max_row_bytes, cut_long_lines=False)
+    # Bad bytes must not end the reading: they become lone surrogates, which the value is refused for.
+    text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    values: Iterable[tuple[int, Any, int]]
+    if found == "json":
+        values = JsonValues(text, name, max_row_bytes)
+    else:
+        values = _csv_values(text, name, found, max_row_bytes)
+    return value_blocks(name, values, block_bytes, stream.stored_bytes)
+
+
+def value_blocks(
+    name: str,
+    values: Iterable[tuple[int, Any, int]],
+    block_bytes: int = BLOCK_BYTES,
+    stored_bytes: Callable[[], int] = lambda: 0,
+) -> Iterator[Block]:
+    """Blocks of values that were decoded already; each comes with its line and its size."""
+    block: list[tuple[int, Any]] = []
+    size = 0
+    for line, value, value_size in values:
+        block.append((line, value))
+        size += value_size
+        if len(block) == _BLOCK_ROWS or size >= block_bytes:
+            yield Block(name, "values", block[0][0], values=tuple(block), bytes_read=stored_bytes())
+            block, size = [], 0
+    if block:
+        yield Block(name, "values", block[0][0], values=tuple(block), bytes_read=stored_bytes())
+
+
+# ---- lines: JSON Lines and plain text ----
+
+
+def _line_blocks(
+    stream: Stream, found: str, block_bytes: int, max_row_bytes: int, cut_long_lines: bool
+) -> Iterator[Block]:
+    name, line, rest = stream.name, 1, b""
+    skipping = False  # inside a line that is too long: its end is all that is looked for
+    file = io.BufferedReader(stream)
+    chunk = file.read(block_bytes).removeprefix(codecs.BOM_UTF8)
+    while chunk:
+        if skipping:
+            _, newline, chunk = chunk.partition(b"\n")
+            if newline:
+                line, skipping = line + 1, False
+        if not skipping:
+            data = rest + chunk
+            cut = data.rfind(b"\n") + 1
+            data, rest = data[:cut], data[cut:]
+            if data:
+                # (Pieces of plain text are never too long: one chunk holds at most a piece.)
+                rejects, kept = ((), data) if cut_long_lines else _without_long_lines(name, line, data, max_row_bytes)
+                yield Block(name, found, line, kept, rejects=rejects, bytes_read=stream.stored_bytes())
+                line += data.count(b"\n")
+            if len(rest) >= max_row_bytes and cut_long_lines:
+                piece, rest = _cut_between_characters(rest)
+                yield Block(name, found, line, piece, bytes_read=stream.stored_bytes())
+            elif len(rest) > max_row_bytes:
+                reject = _too_long(name, line, rest, max_row_bytes)
+                yield Block(name, found, line, rejects=(reject,), bytes_read=stream.stored_bytes())
+                rest, skipping = b"", True
+        chunk = file.read(block_bytes)
+    if rest:
+        yield Block(name, found, line, rest, unfinished=True, bytes_read=stream.stored_bytes())
+
+
+def _without_long_lines(name: str, line: int, data: bytes, limit: int) -> tuple[tuple[Reject, ...], bytes]:
+    """Blank the lines above the limit (their line ends stay, so the numbers of the others do too)."""
+    if len(data) <= limit:
+        return (), data
+    lines, rejects = data.split(b"\n"), []
+    for number, raw in enumerate(lines):
+        if len(raw) > limit:
+            rejects.append(_too_long(name, line + number, raw, limit))
+            lines[number] = b""
+    return tuple(rejects), b"\n".join(lines)
+
+
+def _cut_between_characters(data: bytes) -> tuple[bytes, bytes]:
+    """UTF-8 in two, the last few bytes in the second part if they begin a character that goes on."""
+    for size in (1, 2, 3):
+        if data[-size] >= 0xC0:  # the first byte of a character of several
+            return data[:-size], data[-size:]
+    return data, b""
+
+
+def _too_long(name: str, line: int, raw: bytes, limit: int) -> Reject:
+    return Reject(name, line, "too long", f"a line above {limit} bytes", sample_of(raw))
+
+
+# ---- tables ----
+
+
+def _csv_values(text: io.TextIOBase, name: str, found: str, max_row_bytes: int) -> Iterator[tuple[int, Any, int]]:
+    """The lines below a CSV or TSV header; a quoted field may hold line ends."""
+    csv.field_size_limit(max_row_bytes)
+    lines = _Lines(text, max_row_bytes)
+    reader = csv.reader(lines, delimiter="\t" if found == "tsv" else ",")
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = "too long" if "field limit" in str(error) else "broken CSV"
+            yield line, Reject(name, line, reason, str(error)), 0
+            continue
+        if not fields:
+            continue
+        joined = ",".join(fields)
+        if header is None:
+            header = [column.strip() for column in fields]
+            twice = next((column for column in header if column and header.count(column) > 1), None)
+            if twice is not None:
+                raise UserError(f"{name}:{line}: two columns are called {twice!r}; rename one of them")
+        elif len(fields) != len(header):
+            if lines.unfinished:
+                raise cut_error(name, line)
+            detail = f"{len(fields)} columns, the header has {len(header)}"
+            if reader.line_num > line:
+                detail += f"; it goes to line {reader.line_num}: is a quote never closed?"
+            yield line, Reject(name, line, "broken CSV", detail, sample_of(joined)), 0
+        elif "\0" in joined:
+            yield line, Reject(name, line, "NUL bytes", f"{joined.count(chr(0))} in this row", sample_of(joined)), 0
+        else:
+            value = unless_bad_bytes(name, line, dict(zip(header, fields, strict=True)), joined)
+            yield line, value, len(joined)
+
+
+class _Lines:
+    """Lines of a text; in the place of a gigantic one something that the CSV reader refuses for its length."""
+
+    def __init__(self, text: io.TextIOBase, limit: int) -> None:
+        self.text, self.limit = text, limit
+        self.unfinished = False  # the last line had no line end
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self.text.readline(self.limit):
+            end = line
+            while end and not end.endswith("\n"):
+                end = self.text.readline(BLOCK_BYTES)
+            self.unfinished = not end
+            yield line if len(line) < self.limit or end is line else "x" * (self.limit + 1)
+
+
+def _parquet_blocks(stream: Stream, block_bytes: int, max_row_bytes: int) -> Iterator[Block]:
+    """Batches of rows, still in Arrow's form: a worker makes Python objects of them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with seekable_file(stream) as file:
+        try:
+            # Without `pre_buffer`, and with a small buffer, a row group of gigabytes is read piece by piece.
+            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            line = 1
+            for group in range(table.num_row_groups):
+                facts = table.metadata.row_group(group)
+                row_bytes = facts.total_byte_size / max(facts.num_rows, 1)
+                rows = int(min(max(block_bytes / max(row_bytes, 1), 1), _BLOCK_ROWS))
+                for batch in table.iter_batches(rows, row_groups=[group]):
+                    for first, part, rejects in _bounded(stream.name, line, batch, max_row_bytes):
+                        data = b"" if part is None else _as_bytes(part)
+                        kind = "values" if part is None else "arrow"
+                        # Parquet is not read from front to back: the share of the rows stands for the bytes.
+                        share = (line + batch.num_rows - 1) / max(table.metadata.num_rows, 1)
+                        done = int(share * (stream.size or 0))
+                        yield Block(stream.name, kind, first, data, rejects=rejects, bytes_read=done)
+                    line += batch.num_rows
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise damaged(stream.name, "Parquet", error) from error
+
+
+def _bounded(name: str, line: int, batch: Any, limit: int) -> Iterator[tuple[int, Any, tuple[Reject, ...]]]:
+    """A batch as it is; or row by row, rows above the limit as rejects, when it may hold such rows."""
+    if batch.nbytes <= limit:
+        yield line, batch, ()
+        return
+    for index in range(batch.num_rows):
+        row = batch.slice(index, 1)
+        if row.nbytes <= limit:
+            yield line + index, row, ()
+        else:
+            detail = f"{row.nbytes} bytes, at most {limit} are read"
+            yield line + index, None, (Reject(name, line + index, "too long", detail),)
+
+
+def _as_bytes(batch: Any) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())

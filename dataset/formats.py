@@ -1,0 +1,237 @@
+"""What a file holds, and what its rows are: format, row, rejected row, block of rows not parsed yet.
+
+The content decides what a file is, not its name (a `.json` file often holds JSON Lines): JSON Lines, a JSON array or
+objects one after another, CSV or TSV with a header line, Parquet, or plain text with one document a line.
+
+Reading has two halves, so that several processes can share it: `dataset/cutting.py` cuts bytes into blocks and is
+quick; `parse_block` makes rows of a block and may run elsewhere. A row that cannot be read becomes a `Reject` with its
+reason and line number, never an exception and never silence.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from model.errors import UserError
+
+HEAD_BYTES = 1 << 16  # what is read to see what a file is
+MAX_DEPTH = (
+    100  # of lists and objects in each other; no format of this field comes near, and no later step recurses more
+)
+_SAMPLE_CHARS = 200
+
+# Endings that say how a file is packed, not what it holds.
+PACKED_SUFFIXES = {".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd"}
+
+# What cannot be read, by its first bytes: what it is, and what to do. (Compressed files were unpacked before.)
+_MAGIC = {
+    b"\xff\xfe": ("UTF-16 text", "convert it to UTF-8 first"),
+    b"\xfe\xff": ("UTF-16 text", "convert it to UTF-8 first"),
+    b"PK\x03\x04": ("a zip archive inside an archive", "unpack the outer one first"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "unpack it, or pack it as .zip or .tar.gz"),
+    b"Rar!": ("a RAR archive", "unpack it, or pack it as .zip or .tar.gz"),
+    b"\x04\x22\x4d\x18": ("lz4", "unpack it, or compress it as .zst or .gz"),
+    b"ARROW1": ("an Arrow file", "save it as Parquet"),
+    b"%PDF": ("a PDF document", "extract its text first"),
+    b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from"),
+}
+_EXPECTED = "JSON, CSV, Parquet or plain text in UTF-8"
+# A first line of plain text may hold commas too; it is a header only if it names a column of this field.
+_COLUMNS = {
+    *("text", "content", "instruction", "input", "output", "q", "a", "history", "prompt", "chosen", "rejected"),
+    *("question", "answer", "response", "messages", "conversations", "system", "source", "title"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: where it was found (line counted from 1), and its fields."""
+
+    path: str
+    line: int
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One row that was left out: where, by which rule, what exactly was wrong, and its beginning."""
+
+    path: str
+    line: int
+    reason: str
+    detail: str = ""
+    sample: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring rows of an input, not parsed yet: bytes of whole lines, values with lines, or an Arrow batch."""
+
+    path: str
+    format: str  # jsonl, text, values or arrow
+    first_line: int
+    data: bytes = b""
+    values: tuple[tuple[int, Any], ...] = ()
+    rejects: tuple[Reject, ...] = ()  # found while cutting
+    unfinished: bool = False  # the last line has no line end: the file may be cut
+    bytes_read: int = 0  # of the input as it is stored, up to and with this block (for a progress bar)
+
+
+def sniff(head: bytes, name: str) -> str:
+    """What a file holds, by its first bytes: `jsonl`, `json` (an array, or objects over several lines), `csv`, `tsv`,
+    `parquet` or `text`. The name decides only where the content leaves it open.
+
+    Raises:
+        UserError: the content is binary, UTF-16, an archive in an archive, or nothing but white space.
+    """
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    for magic, (found, advice) in _MAGIC.items():
+        if head.startswith(magic):
+            raise UserError(f"{name}: this is {found}, expected {_EXPECTED}; {advice}")
+    head = head.removeprefix(codecs.BOM_UTF8)
+    lines = [line for line in head.split(b"\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{name}: nothing but white space in it")
+    if b"\0" in lines[0]:
+        raise UserError(f"{name}: a binary file (it begins with NUL bytes), expected {_EXPECTED}")
+    start = head.lstrip()
+    suffix = data_suffix(name)
+    if re.match(rb"\[\s*(\{|\]|$)", start):
+        return "json"
+    if start.startswith((b"{", b"[", b'"')):
+        whole = lines if head.endswith(b"\n") else lines[:-1]
+        if any(_is_json(line) for line in whole[:10]) or (len(lines) == 1 and start[:1] == b"{"):
+            return "jsonl"
+        if start.startswith(b"{"):
+            return "jsonl" if suffix in {".jsonl", ".ndjson"} else "json"
+    header = lines[0].decode("utf-8", errors="replace").strip()
+    for found, delimiter in (("csv", ","), ("tsv", "\t")):
+        columns = [column.strip().strip('"').lower() for column in header.split(delimiter)]
+        if suffix == f".{found}" or (len(columns) > 1 and _COLUMNS.intersection(columns) and all(columns)):
+            return found
+    return "text"
+
+
+def data_suffix(name: str) -> str:
+    """The ending that says what a file holds: `.csv` of `table.csv.gz`."""
+    path = PurePosixPath(name)
+    return PurePosixPath(path.stem if path.suffix.lower() in PACKED_SUFFIXES else path.name).suffix.lower()
+
+
+def parse_block(block: Block) -> Iterator[Row | Reject]:
+    """The rows of a block; broken ones as rejects.
+
+    Raises:
+        UserError: the file's last line has no end and cannot be read: the file was cut.
+    """
+    yield from block.rejects
+    for line, value in block.values:
+        yield _as_row(block.path, line, value)
+    if block.format == "arrow":
+        yield from _rows_of_arrow(block)
+    elif block.data:
+        yield from _rows_of_lines(block)
+
+
+def _rows_of_lines(block: Block) -> Iterator[Row | Reject]:
+    lines = block.data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for number, raw in enumerate(lines, start=block.first_line):
+        if not raw.strip():
+            continue
+        last = block.unfinished and number == block.first_line + len(lines) - 1
+        try:
+            text = raw.decode("utf-8").rstrip("\r")
+            value = {"text": text} if block.format == "text" else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if last and block.format == "jsonl":
+                raise cut_error(block.path, number) from error
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "broken JSON"
+            yield Reject(block.path, number, reason, explain(error), sample_of(raw))
+            continue
+        if block.format == "text" and "\0" in text:
+            yield Reject(block.path, number, "NUL bytes", f"{text.count(chr(0))} in this line", sample_of(raw))
+        elif block.format == "jsonl" and nested_too_deeply(value, text):
+            yield Reject(block.path, number, "broken JSON", explain(RecursionError()), sample_of(raw))
+        else:
+            yield _as_row(block.path, number, value)
+
+
+def _rows_of_arrow(block: Block) -> Iterator[Row | Reject]:
+    import pyarrow as pa
+
+    batch = pa.ipc.open_stream(block.data).read_next_batch()
+    for index in range(batch.num_rows):
+        line = block.first_line + index
+        try:
+            (value,) = batch.slice(index, 1).to_pylist()
+        except ValueError as error:  # a text that is not UTF-8, or a date outside Python's years
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "no readable value"
+            yield Reject(block.path, line, reason, explain(error))
+            continue
+        yield _as_row(block.path, line, value)
+
+
+def _as_row(path: str, line: int, value: Any) -> Row | Reject:
+    if isinstance(value, Reject):
+        return value
+    if isinstance(value, dict):
+        return Row(path, line, value)
+    found = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+    return Reject(path, line, "not an object", f"found {found}, expected {{...}}", sample_of(json.dumps(value)))
+
+
+def nested_too_deeply(value: Any, text: str) -> bool:
+    """Whether lists and objects stand in each other more than MAX_DEPTH times; `text` is the value's JSON."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:  # true of nearly every row, and quickly seen
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                deeper.extend(item.values())
+            elif isinstance(item, list):
+                deeper.extend(item)
+        if not deeper:
+            return False
+        level = deeper
+    return True
+
+
+def cut_error(path: str, line: int) -> UserError:
+    """The error for a file whose last row has no end."""
+    return UserError(
+        f"{path}:{line}: the file ends in the middle of a row: it was cut, perhaps on its way here; "
+        f"fetch it again, or remove what follows its last whole row"
+    )
+
+
+def explain(error: Exception) -> str:
+    """What exactly is wrong with a row, in a few words."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte 0x{error.object[error.start]:x} at {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}" if error.lineno == 1 else error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def sample_of(text: str | bytes) -> str:
+    """The beginning of a row, safe to print and to store."""
+    if isinstance(text, bytes):
+        text = text[: 4 * _SAMPLE_CHARS].decode("utf-8", errors="replace")
+    return text[:_SAMPLE_CHARS].encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,54 @@
+"""What is kept out of training data, read from any form in which exams and held-out data come."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dataset.conversations import BadRow, Conversation, to_conversation, to_preference
+
+CHOICES = "ABCDEFGHIJ"
+_QUESTION_KEYS = ("question", "Question", "problem", "query", "prompt", "instruction", "q")
+_TEXT_KEYS = ("text", "content")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to keep out: a question (with its choices), or a text."""
+
+    text: str
+    choices: tuple[str, ...] = ()
+    whole: bool = True  # if it is shorter than a run, look for the whole; an answer like "Yes, of course" is no find
+
+
+def items_of(row: dict[str, Any]) -> list[Item]:
+    """What to keep out of training in a row of an exam or of held-out data; nothing where no text is recognised."""
+    key = next((key for key in _QUESTION_KEYS if isinstance(row.get(key), str) and row[key].strip()), None)
+    choices = _choices_of(row)
+    if key is None or not choices:
+        for convert in (to_preference, to_conversation):
+            try:
+                return _items_of_conversation(convert(row))
+            except BadRow:
+                continue
+    if key is not None:
+        given = row.get("input") if key == "instruction" else None
+        return [Item(f"{row[key]}\n{given}" if isinstance(given, str) else row[key], tuple(choices))]
+    return [Item(row[key]) for key in _TEXT_KEYS if isinstance(row.get(key), str) and row[key].strip()][:1]
+
+
+def _choices_of(row: dict[str, Any]) -> list[str]:
+    """Columns A, B, C, …, or a list, as exams have them."""
+    listed = row.get("choices", row.get("options"))
+    if isinstance(listed, dict):
+        listed = listed.get("text", list(listed.values()))
+    if isinstance(listed, list):
+        return [str(choice) for choice in listed]
+    return [str(row[letter]) for letter in CHOICES if row.get(letter) not in (None, "")]
+
+
+def _items_of_conversation(conversation: Conversation) -> list[Item]:
+    sides = [conversation[side] for side in ("chosen", "rejected") if side in conversation]
+    return [
+        Item(message["content"], whole=message["role"] == "user")
+        for message in [*conversation["messages"], *sides]
+        if message["role"] in ("user", "assistant")
+    ]

@@ -1,0 +1,83 @@
+"""Encoding blocks in this process or in several, in the blocks' order."""
+
+import multiprocessing
+import multiprocessing.resource_tracker
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+
+from dataset.encoding import BlockEncoder, EncodedBlock, EncodingSettings
+from dataset.formats import Block
+from model.errors import UserError
+from model.tokenizer import ChatTokenizer
+
+_FOR_TEMPLATES = ["transformers.utils.chat_template_utils"]
+
+
+def encode_blocks(
+    blocks: Iterable[Block], tokenizer: ChatTokenizer, settings: EncodingSettings, num_workers: int
+) -> Generator[EncodedBlock, None, None]:
+    """Encode blocks in their order; with 0 workers in this process.
+
+    Only a few blocks are on their way at any time, however long the input is. Close the generator (or exhaust
+    it) to end the workers.
+    """
+    if num_workers == 0:
+        yield from map(BlockEncoder(tokenizer, settings), blocks)
+        return
+    # Not forked from here: the tokenizer's threads do not survive a fork. A fresh process loads the libraries once,
+    # and the workers are forked from that one, so they start at once and share its memory.
+    multiprocessing.resource_tracker.ensure_running()  # now, because starting it resets the signal mask
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dataset.encoding", *([] if settings.kind == "pretrain" else _FOR_TEMPLATES)])
+    executor = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer, settings))
+    on_their_way: deque[Future[EncodedBlock]] = deque()
+    try:
+        for block in blocks:
+            # Ctrl-C reaches every process of the terminal. Workers inherit this mask and leave it to us.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                on_their_way.append(executor.submit(_encode_in_worker, block))
+            except (BrokenPipeError, EOFError) as error:
+                raise BrokenProcessPool("the process that starts the workers is gone") from error
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            if len(on_their_way) > 3 * num_workers:
+                yield on_their_way.popleft().result()
+        while on_their_way:
+            yield on_their_way.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died, probably for lack of memory; run the same command with fewer (--num_workers): "
+            "it goes on with what is finished"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_worker_encoder: BlockEncoder | None = None
+
+
+def _start_worker(tokenizer: ChatTokenizer, settings: EncodingSettings) -> None:
+    global _worker_encoder  # noqa: PLW0603 - the one way to give a pool's process something to keep
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker_encoder = BlockEncoder(tokenizer, settings)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Not even `kill -9` of the main process leaves workers behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _encode_in_worker(block: Block) -> EncodedBlock:
+    assert _worker_encoder is not None
+    return _worker_encoder(block)
