@@ -15,7 +15,12 @@ DEMO_SFT_FLAGS ?=
 # A part of the tests: make test PYTEST_FLAGS="tests/model -k cache"
 PYTEST_FLAGS ?=
 
-.PHONY: help demo test lint format clean constraints environment environment-dev
+# Flags for the data benchmarks' inputs: make bench-data BENCH_TEXT_MB=20 (quicker, and no figure to compare with)
+BENCH_TEXT_MB ?= 100
+BENCH_MEMORY_MB ?= 500 2000
+BENCH_ROWS ?= 1000000
+
+.PHONY: help demo test bench-data lint format clean constraints environment environment-dev
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +38,14 @@ demo: environment ## train a small model through every stage on the bundled litt
 # At most four workers: each holds torch in memory. tests/conftest.py gives each of them one thread.
 test: environment-dev ## prove the whole toolkit, the slow tests included
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 $(PYTEST_FLAGS)
+
+# Ratios are taken in turns in one run, so other work on the machine disturbs them little; the rates it disturbs.
+bench-data: environment-dev ## print the figures of the data room: packing, speed, memory, duplicates, reading
+	$(RUN) -m benchmarks.packing_efficiency
+	$(RUN) -m benchmarks.pack_speed --megabytes $(BENCH_TEXT_MB)
+	$(RUN) -m benchmarks.pack_memory --megabytes $(BENCH_MEMORY_MB)
+	$(RUN) -m benchmarks.packed_reading
+	$(RUN) -m benchmarks.near_duplicates --rows $(BENCH_ROWS)
 
 lint: environment-dev ## check format, style, types and who imports whom
 	$(RUN) -m ruff format --check .

@@ -93,11 +93,10 @@ def _assemble(settings: BuildSettings, maker: ShardMaker, build: dict[str, Any],
     assembler = Assembler(plan, maker.read, maker.sources)
     with closing(assembler), DocumentsBar(settings.name, None if decisions is None else len(decisions)) as bar:
         assembler.run(maker.shards.read(), decisions, bar.update)
-        for number, output in enumerate(assembler.outputs):
-            if output.writer.num_rows == 0:
-                message = _nothing_left(settings, maker, is_validation=number > 0)
-                shutil.rmtree(folder)  # with these flags it would end here again
-                raise UserError(message)
+        if any(output.writer.num_rows == 0 for output in assembler.outputs):
+            message = _nothing_left(settings, maker, assembler)
+            shutil.rmtree(folder)  # with these flags it would end here again
+            raise UserError(message)
         cleaning = {"rules": settings.rules.as_dict(), "near_duplicates": _searched(maker), "held_out": maker.held_out}
         assembler.finish({"build": build}, cleaning)
     # The main set appears last, so where it is, its validation set is as well.
@@ -106,9 +105,11 @@ def _assemble(settings: BuildSettings, maker: ShardMaker, build: dict[str, Any],
         publish_folder(each, target, overwrite=target.exists())
 
 
-def _nothing_left(settings: BuildSettings, maker: ShardMaker, is_validation: bool) -> str:
-    if is_validation:
-        return f"--val_share {settings.val_share}: no document fell into the validation set; use a larger share"
+def _nothing_left(settings: BuildSettings, maker: ShardMaker, assembler: Assembler) -> str:
+    empty = [output.writer.num_rows == 0 for output in assembler.outputs]
+    if not all(empty):
+        missing, advice = ("no document", "larger") if empty[-1] else ("every document", "smaller")
+        return f"--val_share {settings.val_share}: {missing} fell into the validation set; use a {advice} share"
     left_out = [describe_left_out(group) for group in (maker.read.rejected, maker.read.dropped) if group.total]
     where = ", ".join(each.name for each in maker.inputs[:3])
     return f"{where}: nothing left to pack of {maker.read.num_rows_in} rows ({'; '.join(left_out) or 'no row'})"

@@ -236,6 +236,8 @@ def test_nothing_left(build) -> None:
         build([{"text": ""}, {"text": " "}])
     with pytest.raises(UserError, match=r"--val_share 1e-12: no document fell"):
         build([{"text": "x"}], val_share=1e-12)
+    with pytest.raises(UserError, match=r"--val_share 1: every document fell"):
+        build([{"text": "x"}], val_share=1)
 
 
 @pytest.mark.parametrize(

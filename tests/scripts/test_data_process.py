@@ -162,8 +162,14 @@ def large(workspace: Path) -> Path:
 def start_packing(repository: Path, large: Path, packed_dir: str, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(repository / "data_process.py"), "pretrain", "--data_path", large.name]
     command += ["--tokenizer", "tokenizer", "--packed_dir", packed_dir, "--num_workers", "2", *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=large.parent, text=True, start_new_session=True, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(
+        command,
+        cwd=large.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture(scope="module")
