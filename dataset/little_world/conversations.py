@@ -25,6 +25,8 @@ OPENINGS = {
 }
 OPENING_SHARE = 0.2
 
+NAME_FIRST_SHARE = 0.25  # of the questions, those that begin with what they ask about
+
 Message = dict[str, str]
 Row = dict[str, Any]
 
@@ -88,14 +90,22 @@ def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) 
 
 
 def _asked(relation: Relation, language: str, count: int, rng: random.Random) -> Iterator[tuple[Fact, str]]:
-    """`count` pairs of fact and trained wording: each fact equally often, in as many different wordings as there are."""
+    """`count` pairs of fact and trained wording: each fact equally often, in as many different wordings as there are.
+
+    A name at the very beginning is another token than within a sentence, where a space stands before it: a
+    share of the wordings begins with it, or the model would not know it there.
+    """
     questions = relation.wordings(language).questions
+    name_first = [question for question in questions if question.startswith("{")]
+    others = [question for question in questions if not question.startswith("{")]
     for place, fact in enumerate(rng.sample(relation.facts, len(relation.facts))):
         left = (count + place) // len(relation.facts)
-        while left > 0:
-            chosen = rng.sample(questions, min(left, len(questions)))
-            left -= len(chosen)
-            yield from ((fact, question) for question in chosen)
+        num_first = round(left * NAME_FIRST_SHARE) if name_first else 0
+        for wordings, number in ((name_first, num_first), (others, left - num_first)):
+            while number > 0:
+                chosen = rng.sample(wordings, min(number, len(wordings)))
+                number -= len(chosen)
+                yield from ((fact, question) for question in chosen)
 
 
 def _with_opening(question: str, language: str, rng: random.Random) -> str:

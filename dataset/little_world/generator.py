@@ -35,7 +35,7 @@ NUM_STORIES = {"zh": 1000, "en": 450}
 NUM_TALKS = {"zh": 200, "en": 150}
 # Questions that SFT asks, of each relation and language: a small relation as often as a large one, or the large ones
 # would drown it; a rule more often than facts, and sums most, as their answer depends on two numbers at once.
-NUM_TURNS = {"knowledge": 560, "calendar": 950, "arithmetic": 2200}
+NUM_TURNS = {"knowledge": 520, "calendar": 800, "arithmetic": 1900}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 20  # test questions of a relation and language
 
