@@ -1,7 +1,7 @@
 """The conversations for supervised fine-tuning: questions in the trained wordings with their short answers."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS
@@ -98,14 +98,25 @@ def _asked(relation: Relation, language: str, count: int, rng: random.Random) ->
     questions = relation.wordings(language).questions
     name_first = [question for question in questions if question.startswith("{")]
     others = [question for question in questions if not question.startswith("{")]
+    decks = _deck(name_first, rng), _deck(others, rng)
     for place, fact in enumerate(rng.sample(relation.facts, len(relation.facts))):
-        left = (count + place) // len(relation.facts)
-        num_first = round(left * NAME_FIRST_SHARE) if name_first else 0
-        for wordings, number in ((name_first, num_first), (others, left - num_first)):
-            while number > 0:
-                chosen = rng.sample(wordings, min(number, len(wordings)))
-                number -= len(chosen)
-                yield from ((fact, question) for question in chosen)
+        total = (count + place) // len(relation.facts)
+        num_first = round(total * NAME_FIRST_SHARE) if name_first else 0
+        for deck, number, size in zip(
+            decks, (num_first, total - num_first), (len(name_first), len(others)), strict=True
+        ):
+            asked: list[str] = []
+            while len(asked) < number:
+                question = next(deck)
+                if question not in asked or len(asked) >= size:
+                    asked.append(question)
+            yield from ((fact, question) for question in asked)
+
+
+def _deck(items: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """The items in a random order, again and again: each as often as any other."""
+    while items:
+        yield from rng.sample(items, len(items))
 
 
 def _with_opening(question: str, language: str, rng: random.Random) -> str:
