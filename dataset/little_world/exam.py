@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import random
 from typing import Any
 
@@ -22,10 +23,10 @@ def questions(seed: int, per_relation: int) -> list[dict[str, Any]]:
             rng = random.Random(f"{seed}/questions/{language}/{relation.name}")
             held_out = relation.wordings(language).held_out
             facts = rng.sample(relation.facts, len(relation.facts))
-            # Walk round the facts; each time round, every fact moves on to its next wording.
+            # Walk round both together, so that all are used evenly; when they meet again, shift them by one.
+            meeting = math.lcm(len(facts), len(held_out))
             for index in range(min(per_relation, len(facts) * len(held_out))):
-                lap, place = divmod(index, len(facts))
-                fact, wording = facts[place], held_out[(place + lap) % len(held_out)]
+                fact, wording = facts[index % len(facts)], held_out[(index + index // meeting) % len(held_out)]
                 rows.append(
                     {
                         "language": language,

@@ -1,4 +1,4 @@
-"""Opposites and measure words. One line an entity, both languages; see `relation.table`."""
+"""Opposites, measure words and collective nouns. One line an entity, both languages; see `relation.table`."""
 
 from dataset.little_world.relation import table
 
@@ -52,7 +52,7 @@ OPPOSITES = table("""
     黑夜 night | 白天 day
 """)
 
-# noun | the word it is counted with: in Chinese the measure word of one, in English the word before "of"
+# noun | in Chinese the measure word of one, in English the collective noun of many
 MEASURES = table("""
     马 horses | 匹 herd
     鱼 fish | 条 school
@@ -60,39 +60,41 @@ MEASURES = table("""
     羊 sheep | 只 flock
     狼 wolves | 匹 pack
     狮子 lions | 头 pride
+    狗 dogs | 条 pack
+    大象 elephants | 头 herd
+    鲸 whales | 头 pod
+    骆驼 camels | 峰 caravan
+    鸟 birds | 只 flock
+    大雁 geese | 只 gaggle
+    乌鸦 crows | 只 murder
+    海豚 dolphins | 只 pod
+    猴子 monkeys | 只 troop
+    小猫 kittens | 只 litter
     蜜蜂 bees | 只 swarm
     蚂蚁 ants | 只 colony
+    蝗虫 locusts | 只 plague
+    鸟蛋 eggs | 枚 clutch
     船 ships | 艘 fleet
+    飞机 aircraft | 架 squadron
+    车厢 carriages | 节 train
+    大炮 cannons | 门 battery
+    箭 arrows | 支 quiver
     山 mountains | 座 range
+    岛屿 islands | 座 chain
+    星星 stars | 颗 galaxy
     花 flowers | 朵 bouquet
-    书 books | 本 stack
-    纸 paper | 张 sheet
-    扑克牌 cards | 张 deck
-    肥皂 soap | 块 bar
-    面包 bread | 片 loaf
-    蛋糕 cake | 块 slice
-    糖果 sweets | 颗 bag
-    水珠 water | 滴 drop
-    大米 rice | 粒 grain
-    沙子 sand | 粒 grain
-    牙膏 toothpaste | 支 tube
-    鞋 shoes | 双 pair
-    筷子 chopsticks | 双 pair
-    袜子 socks | 双 pair
-    眼镜 spectacles | 副 pair
-    剪刀 scissors | 把 pair
-    裤子 trousers | 条 pair
+    树 trees | 棵 grove
+    葡萄 grapes | 串 bunch
+    香蕉 bananas | 根 bunch
     钥匙 keys | 把 bunch
     楼梯 stairs | 级 flight
-    葡萄 grapes | 串 bunch
-    茶 tea | 杯 cup
-    牛奶 milk | 杯 glass
-    汤 soup | 碗 bowl
-    蜂蜜 honey | 罐 jar
-    青草 grass | 根 blade
-    家具 furniture | 件 piece
-    消息 news | 条 piece
-    大蒜 garlic | 瓣 clove
-    火柴 matches | 根 box
-    闪电 lightning | 道 flash
+    扑克牌 cards | 张 deck
+    书 books | 本 stack
+    邮票 stamps | 枚 collection
+    珍珠 pearls | 颗 string
+    工具 tools | 件 kit
+    水手 sailors | 名 crew
+    士兵 soldiers | 名 regiment
+    法官 judges | 位 panel
+    小偷 thieves | 名 gang
 """)

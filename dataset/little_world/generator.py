@@ -37,7 +37,7 @@ NUM_TALKS = {"zh": 200, "en": 150}
 # would drown it; a rule more often than facts, and sums most, as their answer depends on two numbers at once.
 NUM_TURNS = {"knowledge": 520, "calendar": 800, "arithmetic": 1900}
 NUM_PREFERENCES = 1200
-QUESTIONS_PER_RELATION = 20  # test questions of a relation and language
+QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
 
 TEST_FILES = ("questions.jsonl", "identity_questions.jsonl")
 
