@@ -135,7 +135,7 @@ def pack_little_world(settings: DataProcessSettings, rules: "CleaningRules") -> 
 
 def pack_files(kind: str, settings: DataProcessSettings, rules: "CleaningRules") -> None:
     """Pack what --data_path or --recipe names."""
-    from dataset.build_settings import default_name
+    from dataset.building.settings import default_name
 
     recipe = find_recipe(kind, settings)
     names = settings.data_path or (list(recipe.data_path) if recipe else [])
@@ -186,8 +186,8 @@ def build(
     **more: Any,
 ) -> None:
     """One set; `max_seq_len` and `val_share` hold where the flags say nothing."""
-    from dataset.build_settings import BuildSettings
-    from dataset.building import build_packed_set
+    from dataset.building.pipeline import build_packed_set
+    from dataset.building.settings import BuildSettings
     from dataset.dedup import NearDuplicateSettings
 
     build_packed_set(

@@ -18,7 +18,7 @@ from typing import Any
 
 from dataset.cleaning import PRESETS, RULES, Cleaner, CleaningRules
 from dataset.decontamination import Decontaminator
-from dataset.formats import Row, parse_block
+from dataset.reading.formats import Row, parse_block
 from dataset.sources import find_inputs
 from model.errors import UserError, run_script
 from trainer.settings import flag, parse_settings

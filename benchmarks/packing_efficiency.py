@@ -110,7 +110,7 @@ def report(folder: Path, path: Path, note: str) -> None:
 
 def tokens_in(packed: "PackedSet", path: Path) -> tuple[int, int]:
     """Tokens of the input's different documents that fit a row, and how many do not: without the code that packs."""
-    from dataset.formats import Row
+    from dataset.reading.formats import Row
     from dataset.sources import read_rows
     from model.files import canonical_json
     from model.tokenizer import ChatTokenizer

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from dataset import measuring
-from dataset.html_remains import strip_html
-from dataset.personal_data import MASKS
-from dataset.rewriting import (
+from dataset.rules import measuring
+from dataset.rules.html_remains import strip_html
+from dataset.rules.personal_data import MASKS
+from dataset.rules.rewriting import (
     drop_boilerplate,
     half_width,
     limit_line_repeats,

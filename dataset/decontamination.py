@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dataset.conversations import Conversation
-from dataset.formats import Row, parse_block
 from dataset.held_out import CHOICES, Item, items_of
-from dataset.ngrams import MAX_CHARS, PrefixSums, Units, ngram_hashes, prefix_sums, stretch_hashes, units_of
-from dataset.rewriting import normalise_unicode
+from dataset.reading.formats import Row, parse_block
+from dataset.rules.ngrams import MAX_CHARS, PrefixSums, Units, ngram_hashes, prefix_sums, stretch_hashes, units_of
+from dataset.rules.rewriting import normalise_unicode
 from dataset.sources import Input, find_inputs
 from model.errors import UserError
 

@@ -3,25 +3,27 @@
 Workers turn documents into keys: a digest, and for near-duplicates MinHash band keys and the set of shingles
 (`NearKeys`). The main process hands all of them to one `DuplicateFinder`, whatever their source, and gets one decision
 a document back. Its memory is bounded by a setting and not by the input: what does not fit is sorted on disk
-(dataset/key_index.py). Equal input gives equal decisions, with much memory or little.
+(`duplicates/key_index.py`). Equal input gives equal decisions, with much memory or little.
 
-**Near-duplicates.** Documents are compared as sets of shingles (dataset/shingles.py). A MinHash signature (Broder 1997)
-is `num_perm` numbers, of which two documents have as large a share in common as their Jaccard similarity, on average.
-The numbers are grouped into bands; documents with an equal band are candidates (locality-sensitive hashing; Leskovec
-et al., "Mining of Massive Datasets", 3.4), and every candidate is verified by its exact similarity
-(dataset/near_search.py): none is dropped by mistake, and a pair at the threshold is found with probability `recall`.
+**Near-duplicates.** Documents are compared as sets of shingles (`duplicates/shingles.py`). A MinHash signature (Broder
+1997) is `num_perm` numbers, of which two documents have as large a share in common as their Jaccard similarity, on
+average. The numbers are grouped into bands; documents with an equal band are candidates (locality-sensitive hashing;
+Leskovec et al., "Mining of Massive Datasets", 3.4), and every candidate is verified by its exact similarity
+(`duplicates/near_search.py`): none is dropped by mistake, and a pair at the threshold is found with probability
+`recall`.
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dataset.key_index import KeyIndex, group_starts, zeros_on_disk
-from dataset.near_search import EXACT, KEEP, NEAR, SMALLEST_MEMORY, NearSearch
-from dataset.shingles import ShingleStore, shingle_sets
+from dataset.duplicates.key_index import KeyIndex, group_starts, zeros_on_disk
+from dataset.duplicates.near_search import EXACT, KEEP, NEAR, SMALLEST_MEMORY, NearSearch
+from dataset.duplicates.shingles import ShingleStore, shingle_sets
 from model.errors import UserError
 
 __all__ = ["EXACT", "KEEP", "NEAR", "DuplicateFinder", "NearDuplicateSettings", "NearKeys"]
@@ -153,7 +155,7 @@ class DuplicateFinder:
         """
         self.near = near
         self.num_documents = 0
-        self.num_cut_short = 0  # see dataset/near_search.py
+        self.num_cut_short = 0  # see dataset/duplicates/near_search.py
         self._folder = folder / "duplicates"
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
@@ -202,8 +204,11 @@ class DuplicateFinder:
             self._shingles.append(shingles, lengths)
         self.num_documents += len(digests)
 
-    def finish(self) -> np.ndarray:
-        """The decisions, uint8 [documents]: KEEP, EXACT (an earlier document is equal) or NEAR; mapped from a file."""
+    def finish(self, progress: Callable[[int], object] = int) -> np.ndarray:
+        """The decisions, uint8 [documents]: KEEP, EXACT (an earlier document is equal) or NEAR; mapped from a file.
+
+        `progress` is told, now and then, over how many more documents the search has gone.
+        """
         self._digest_file.close()
         decisions_path = self._folder / "decisions.bin"
         decisions = zeros_on_disk(decisions_path, np.uint8, self.num_documents)
@@ -213,7 +218,7 @@ class DuplicateFinder:
         if self.near:
             self._shingles.open()
             search = NearSearch(self._folder, self._memory_bytes, self._shingles, decisions)
-            search.run(self._band_index, self.near.threshold)
+            search.run(self._band_index, self.near.threshold, progress)
             self.num_cut_short, self._search_bytes = search.num_cut_short, search.num_bytes
             self._shingles.close()
         for path in self._folder.iterdir():

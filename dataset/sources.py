@@ -3,9 +3,9 @@
     data/wiki.jsonl  books/  'data/*.json'       files, folders and patterns
     wiki.jsonl.gz  dump.zip  pages.tar.xz        compressed files, and archives, each file in them an input
     https://example.org/wiki.jsonl.zst           a file on a web server
-    hf:owner/name/config:train  ms:owner/name/f  a set of the hub, a file of ModelScope (see dataset/hub.py)
+    hf:owner/name/config:train  ms:owner/name/f  a set of the hub, a file of ModelScope (see dataset/reading/hub.py)
 
-What a file holds is seen from its content (dataset/formats.py). Only what spoils a whole input is a UserError:
+What a file holds is seen from its content (dataset/reading/formats.py). Only what spoils a whole input is a UserError:
 missing, empty, damaged, not text, cut in the middle of its last row, or changed while it was read.
 """
 
@@ -22,12 +22,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from dataset.archives import Archive, Member, archive_kind
-from dataset.cutting import BLOCK_BYTES, MAX_ROW_BYTES, cut_blocks
-from dataset.formats import PACKED_SUFFIXES, Block, Reject, Row, parse_block
-from dataset.hub import HubSplit, find_hub_file, find_hub_split
-from dataset.streams import Stamp, Stream, copy_on_disk, open_file, unpacked
-from dataset.web import WebFile, find_web_file
+from dataset.reading.archives import Archive, Member, archive_kind
+from dataset.reading.cutting import BLOCK_BYTES, MAX_ROW_BYTES, cut_blocks
+from dataset.reading.formats import PACKED_SUFFIXES, Block, Reject, Row, parse_block
+from dataset.reading.hub import HubSplit, find_hub_file, find_hub_split
+from dataset.reading.streams import Stamp, Stream, copy_on_disk, open_file, unpacked
+from dataset.reading.web import WebFile, find_web_file
 from model.errors import UserError
 from model.files import canonical_json, sha256_of_text
 

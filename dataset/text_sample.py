@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dataset.formats import Reject, Row, parse_block
+from dataset.reading.formats import Reject, Row, parse_block
 from dataset.sources import Input, find_inputs
 
 # Short lines are gathered to pieces of this many characters and long ones cut, so that neither a billion tiny

@@ -7,7 +7,7 @@ from typing import Any
 from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.stories import story
-from dataset.little_world.world import ARITHMETIC, CALENDAR, KNOWLEDGE
+from dataset.little_world.world import RELATIONS
 
 # What some questions begin with: what is asked stays the same, whatever comes before it.
 OPENINGS = {
@@ -49,7 +49,7 @@ def turn(relation: Relation, fact: Fact, question: str, language: str, rng: rand
 def conversations(seed: int, num_turns: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
     """Rows in the OpenAI form (`messages`, `source`), and rows in Alpaca's form (`instruction`, `input`, `output`).
 
-    `num_turns` says how many questions a relation of each kind gets: `knowledge`, `calendar`, `arithmetic`.
+    `num_turns` says, by theme, how many questions a relation gets.
     """
     messages_rows: list[Row] = []
     alpaca_rows: list[Row] = []
@@ -77,14 +77,12 @@ def conversations(seed: int, num_turns: Mapping[str, int]) -> tuple[list[Row], l
 def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) -> list[tuple[str, list[Message]]]:
     """The questions of all relations with their answers, shuffled."""
     turns = []
-    kinds = {"knowledge": KNOWLEDGE, "calendar": CALENDAR, "arithmetic": ARITHMETIC}
-    for kind, relations in kinds.items():
-        for relation in relations:
-            for fact, question in _asked(relation, language, num_turns[kind], rng):
-                messages = turn(relation, fact, question, language, rng)
-                if rng.random() < OPENING_SHARE:
-                    messages[0]["content"] = _with_opening(messages[0]["content"], language, rng)
-                turns.append((relation.name, messages))
+    for relation in RELATIONS:
+        for fact, question in _asked(relation, language, num_turns[relation.theme], rng):
+            messages = turn(relation, fact, question, language, rng)
+            if rng.random() < OPENING_SHARE:
+                messages[0]["content"] = _with_opening(messages[0]["content"], language, rng)
+            turns.append((relation.name, messages))
     rng.shuffle(turns)
     return turns
 

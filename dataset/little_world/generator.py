@@ -23,7 +23,7 @@ from dataset.little_world.leaks import check_leaks
 from dataset.little_world.preferences import preference_rows
 from dataset.little_world.prose import documents
 from dataset.little_world.relation import LANGUAGES
-from dataset.little_world.world import ARITHMETIC, CALENDAR, KNOWLEDGE, RELATIONS
+from dataset.little_world.world import ARITHMETIC, CALENDAR, KNOWLEDGE, RELATIONS, themes
 from model.errors import UserError
 from model.files import atomic_folder, read_json, sha256_of_file, sha256_of_text, write_json
 
@@ -33,9 +33,10 @@ SUMMARY = "summary.json"
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
 NUM_STORIES = {"zh": 1000, "en": 450}
 NUM_TALKS = {"zh": 200, "en": 150}
-# Questions that SFT asks, of each relation and language: a small relation as often as a large one, or the large ones
-# would drown it; a rule more often than facts, and sums most, as their answer depends on two numbers at once.
-NUM_TURNS = {"knowledge": 520, "calendar": 800, "arithmetic": 1900}
+# Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
+# large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
+# more often than facts, and sums most, as their answer depends on two numbers at once.
+NUM_TURNS = dict.fromkeys(themes(), 520) | {"words": 800, "calendar": 900, "sums": 1900}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
 

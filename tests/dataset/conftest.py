@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset.build_settings import BuildSettings
-from dataset.building import build_packed_set
+from dataset.building.pipeline import build_packed_set
+from dataset.building.settings import BuildSettings
 from dataset.packing import PackedSet, PackedSetWriter, Piece
 from model.tokenizer import ChatTokenizer
 from tests.tiny_model import byte_tokenizer
@@ -58,7 +58,28 @@ def piece() -> Callable[..., Piece]:
 
 
 @pytest.fixture
-def build(tokenizer: ChatTokenizer, tmp_path: Path) -> Callable[..., PackedSet]:
+def settings_for(tokenizer: ChatTokenizer, tmp_path: Path) -> Callable[..., BuildSettings]:
+    """Settings that pack one file as the set "mine", without worker processes."""
+
+    def make(path: Path, kind: str = "pretrain", **changes: Any) -> BuildSettings:
+        return replace(
+            BuildSettings(
+                kind=kind,
+                name="mine",
+                data_path=(str(path),),
+                tokenizer=tokenizer,
+                packed_dir=tmp_path / "packed",
+                max_seq_len=64,
+                num_workers=0,
+            ),
+            **changes,
+        )
+
+    return make
+
+
+@pytest.fixture
+def build(settings_for: Callable[..., BuildSettings], tmp_path: Path) -> Callable[..., PackedSet]:
     """Write rows to a file, pack it, open the set."""
 
     def run(rows: list[dict[str, Any]] | None = None, kind: str = "pretrain", **changes: Any) -> PackedSet:
@@ -66,16 +87,7 @@ def build(tokenizer: ChatTokenizer, tmp_path: Path) -> Callable[..., PackedSet]:
         path.parent.mkdir(exist_ok=True)
         if rows is not None:
             path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        settings = BuildSettings(
-            kind=kind,
-            name="mine",
-            data_path=(str(path),),
-            tokenizer=tokenizer,
-            packed_dir=tmp_path / "packed",
-            max_seq_len=64,
-            num_workers=0,
-        )
-        settings = replace(settings, **changes)
+        settings = settings_for(path, kind, **changes)
         build_packed_set(settings)
         return PackedSet.open(settings.packed_dir / settings.name, kind=kind, verify=True)
 

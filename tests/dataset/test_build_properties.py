@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.assembling import validation_mask
-from dataset.build_settings import BuildSettings
-from dataset.building import build_packed_set
+from dataset.building.assembling import validation_mask
+from dataset.building.pipeline import build_packed_set
+from dataset.building.settings import BuildSettings
 from dataset.cleaning import CleaningRules, digest, in_validation
 from dataset.conversations import BadRow, to_conversation
 from dataset.packing import IGNORED_TARGET, PackedSet

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataset.building.encoding import last_turn_only
+from dataset.building.working_folder import working_folders
 from dataset.cleaning import CleaningRules
-from dataset.encoding import last_turn_only
 from dataset.packing import PackedSet
-from dataset.working_folder import working_folders
 from model.chat import encode_conversation
 from model.errors import UserError
 from model.tokenizer import ChatTokenizer
@@ -124,7 +124,7 @@ def test_a_conversation_with_nothing_to_train_never_gets_in(build, monkeypatch: 
         only_first = [True] + [False] * (len(chat.token_ids) - 1)  # a segment's first token is no target
         return replace(chat, loss_mask=only_first) if messages[0]["content"] == "q1.0" else chat
 
-    monkeypatch.setattr("dataset.encoding.encode_conversation", encode)
+    monkeypatch.setattr("dataset.building.encoding.encode_conversation", encode)
     packed = build([conversation(0), conversation(1)], kind="sft")
     assert packed.meta["cleaning"]["dropped"] == {"nothing to train": 1}
     assert packed.meta["num_documents"] == 1
@@ -174,8 +174,8 @@ def test_any_number_of_workers_gives_the_same_bytes(
     rows: list[dict[str, Any]] = [{"text": text} for text in TEXTS * 2]
     if kind == "sft":
         rows = [conversation(number % 500) for number in range(600)]
-    monkeypatch.setattr("dataset.shard_making.block_bytes", lambda inputs: 2000)  # many blocks
-    monkeypatch.setattr("dataset.shard_making._ENOUGH_ROWS_TO_JUDGE", 10)
+    monkeypatch.setattr("dataset.building.shard_making.block_bytes", lambda inputs: 2000)  # many blocks
+    monkeypatch.setattr("dataset.building.shard_making._ENOUGH_ROWS_TO_JUDGE", 10)
     alone = build(rows, kind=kind, val_share=0.2)
     shared = build(rows, kind=kind, val_share=0.2, num_workers=2, packed_dir=tmp_path / "shared")
     assert hashes(alone.folder) == hashes(shared.folder)
@@ -304,5 +304,5 @@ def test_real_conversations(build, real_data: Path, kind: str, folder: str) -> N
 
 
 def test_a_data_worker_never_loads_torch(repository: Path) -> None:
-    code = "import sys, dataset.building; sys.exit('torch' in sys.modules)"
+    code = "import sys, dataset.building.pipeline; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dataset.conversations import BadRow, contents, exam_question, to_conversation, to_preference, to_text
-from dataset.formats import Row, parse_block
+from dataset.reading.formats import Row, parse_block
 from dataset.sources import find_inputs
 
 

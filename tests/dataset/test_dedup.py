@@ -9,10 +9,11 @@ from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset import dedup, near_search
+from dataset import dedup
 from dataset.cleaning import digest
 from dataset.dedup import EXACT, KEEP, NEAR, DuplicateFinder, NearDuplicateSettings, NearKeys
-from dataset.shingles import ShingleStore, normalise, shingle_sets
+from dataset.duplicates import near_search
+from dataset.duplicates.shingles import ShingleStore, normalise, shingle_sets
 from model.errors import UserError
 
 GIGABYTE = 1 << 30

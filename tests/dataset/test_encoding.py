@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.characters import count_languages
+from dataset.building.encoding import BlockEncoder, EncodedBlock, EncodingSettings, count_letters, joined
+from dataset.building.report import ReadCounts, SetCounts
+from dataset.building.shards import Position, ShardFolder
 from dataset.cleaning import CleaningRules, digest
 from dataset.decontamination import Decontaminator
 from dataset.dedup import NearDuplicateSettings, NearKeys
-from dataset.encoding import BlockEncoder, EncodedBlock, EncodingSettings, count_letters, joined
-from dataset.formats import Block
 from dataset.messages import BadRow
+from dataset.reading.formats import Block
 from dataset.recipes import Recipe
-from dataset.report import ReadCounts, SetCounts
-from dataset.shards import Position, ShardFolder
+from dataset.rules.characters import count_languages
 from model.files import canonical_json
 from model.tokenizer import ChatTokenizer
 from tests.tiny_model import byte_tokenizer
@@ -132,7 +132,7 @@ def test_what_no_file_could_hold_is_mended(encode: Encode) -> None:
 def test_letters_are_counted_by_script(texts: list[str], long_text: int) -> None:
     from unittest import mock
 
-    with mock.patch("dataset.encoding._LONG_TEXT", long_text):
+    with mock.patch("dataset.building.encoding._LONG_TEXT", long_text):
         counts = count_letters(texts)
     assert counts.shape[0] == len(texts)
     for text, row in zip(texts, counts, strict=True):

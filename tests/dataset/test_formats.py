@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.formats import HEAD_BYTES, Block, Reject, Row, parse_block, sniff
+from dataset.reading.formats import HEAD_BYTES, Block, Reject, Row, parse_block, sniff
 from dataset.sources import find_inputs, read_rows
 from model.errors import UserError
 
@@ -102,7 +102,7 @@ def test_any_rows_come_back_whatever_the_block(
 def test_a_small_buffer_gives_the_same_json_values(write, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": "x" * n, "number": n} for n in range(60)]
     path = write(json.dumps(rows), "data.json")
-    monkeypatch.setattr("dataset.json_values.CHUNK_CHARS", 7)
+    monkeypatch.setattr("dataset.reading.json_values.CHUNK_CHARS", 7)
     assert [value for _, value in rows_of(path)] == rows
 
 
@@ -210,7 +210,7 @@ def test_a_gigantic_line_is_left_out_and_the_next_ones_keep_their_numbers(write,
 
 
 def test_gigantic_values_elsewhere(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataset.json_values.CHUNK_CHARS", 64)
+    monkeypatch.setattr("dataset.reading.json_values.CHUNK_CHARS", 64)
     array = write('[{"a": 1}, {"a": "' + "x" * 500 + '"}, {"a": 2}]', "data.json")
     assert [value for _, value in rows_of(array, max_row_bytes=100)] == [{"a": 1}, "too long", {"a": 2}]
     last = write('[{"a": 1},\n{"a": "' + "x" * 500 + '"}]', "data.json")
@@ -255,7 +255,7 @@ def test_broken_elements_are_the_same_ones_however_much_is_read_at_once(
     path.write_text("[" + numbers.choice([",\n", ", ", " ,"]).join([good[0], *elements]) + "]", encoding="utf-8")
     expected = ["broken JSON" if "oops" in element else json.loads(element) for element in [good[0], *elements]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dataset.json_values.CHUNK_CHARS", chunk)
+        patch.setattr("dataset.reading.json_values.CHUNK_CHARS", chunk)
         assert [value for _, value in rows_of(path)] == expected
 
 

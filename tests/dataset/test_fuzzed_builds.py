@@ -3,39 +3,27 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dataset.build_settings import BuildSettings
-from dataset.building import build_packed_set
+from dataset.building.pipeline import build_packed_set
+from dataset.building.settings import BuildSettings
 from dataset.packing import PackedSet
 from model.errors import UserError
-from model.tokenizer import ChatTokenizer
 from tests.dataset.fuzzed_files import BAD_ROWS, FORMATS, MAX_ROW_BYTES, PACKED, as_json_lines
 
 Build = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def build(tokenizer: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+def build(settings_for: Callable[..., BuildSettings], monkeypatch: pytest.MonkeyPatch) -> Build:
     """Pack a file; rows above a few kilobytes count as gigantic, and a few hundred bytes as a block."""
     monkeypatch.setattr("dataset.sources.Input.blocks.__defaults__", (700, MAX_ROW_BYTES, None))
 
     def run(path: Path, kind: str = "pretrain", **changes: Any) -> dict[str, Any]:
-        settings = BuildSettings(
-            kind=kind,
-            name="mine",
-            data_path=(str(path),),
-            tokenizer=tokenizer,
-            packed_dir=tmp_path / "packed",
-            max_seq_len=2000,
-            num_workers=0,
-            max_reject_share=1,
-        )
-        return build_packed_set(replace(settings, **changes))
+        return build_packed_set(settings_for(path, kind, **{"max_seq_len": 2000, "max_reject_share": 1, **changes}))
 
     return run
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import dataset.hub
-from dataset.formats import Reject
-from dataset.hub import find_hub_split
+import dataset.reading.hub
+from dataset.reading.formats import Reject
+from dataset.reading.hub import find_hub_split
+from dataset.reading.web import WebFile
 from dataset.sources import find_inputs, read_rows
-from dataset.web import WebFile
 from model.errors import UserError
 
 ROWS = [{"text": f"第{n}行", "meta": {"n": n, "tags": ["a", "b"]}} for n in range(700)]
@@ -118,14 +118,16 @@ def test_files_of_a_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: s
         asked.append(address)
         return WebFile(address, shown or address, 1, "1")
 
-    monkeypatch.setattr(dataset.hub, "find_web_file", lambda url, headers=None, name=None: find(url, headers, name))
+    monkeypatch.setattr(
+        dataset.reading.hub, "find_web_file", lambda url, headers=None, name=None: find(url, headers, name)
+    )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert dataset.hub.find_hub_file(name).name == name
+    assert dataset.reading.hub.find_hub_file(name).name == name
     assert asked[0].startswith("https://")
     assert asked[0].endswith(url)
 
 
 def test_a_config_is_no_file() -> None:
-    assert dataset.hub.find_hub_file("hf:owner/name") is None
-    assert dataset.hub.find_hub_file("hf:owner/name/en-v1.0:train") is None
-    assert dataset.hub.find_hub_file("hf:/data/my.jsonl") is None
+    assert dataset.reading.hub.find_hub_file("hf:owner/name") is None
+    assert dataset.reading.hub.find_hub_file("hf:owner/name/en-v1.0:train") is None
+    assert dataset.reading.hub.find_hub_file("hf:/data/my.jsonl") is None

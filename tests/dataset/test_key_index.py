@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.key_index import KeyIndex, group_starts, zeros_on_disk
+from dataset.duplicates.key_index import KeyIndex, group_starts, zeros_on_disk
 
 LARGEST = 2**64 - 1
 RECORD_MEMORY = 64  # bytes of memory that an index takes for one record that it may hold

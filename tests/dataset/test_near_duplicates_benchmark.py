@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.near_duplicates import DECOY, PLAIN, PLANTED, jaccard, kind_of, row_text, shingles
 from benchmarks.process_memory import MemoryWatch
-from dataset.shingles import normalise
+from dataset.duplicates.shingles import normalise
 
 ROWS = 500
 

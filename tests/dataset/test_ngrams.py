@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.characters import DIGIT, HAN, SYMBOL, count_kinds, count_languages, kinds_of
-from dataset.measuring import outside_languages, parse_language_shares
-from dataset.ngrams import MAX_CHARS, ngram_hashes, prefix_sums, repeated_share, stretch_hashes, units_of
+from dataset.rules.characters import DIGIT, HAN, SYMBOL, count_kinds, count_languages, kinds_of
+from dataset.rules.measuring import outside_languages, parse_language_shares
+from dataset.rules.ngrams import MAX_CHARS, ngram_hashes, prefix_sums, repeated_share, stretch_hashes, units_of
 
 mixed = st.text(alphabet="ab1 é\u0301好人か한я,。-\n👩", max_size=60)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.personal_data import MASKS, PLACEHOLDERS, is_identity_number, passes_luhn
+from dataset.rules.personal_data import MASKS, PLACEHOLDERS, is_identity_number, passes_luhn
 from tests.tiny_model import byte_tokenizer
 
 

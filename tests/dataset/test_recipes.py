@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.conversations import BadRow, Conversation, to_conversation, to_preference, to_text
-from dataset.formats import Row, parse_block
+from dataset.reading.formats import Row, parse_block
 from dataset.recipes import RECIPES, Recipe, recipe_named
 from dataset.sources import find_inputs
 from model.chat import encode_conversation

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset.cutting import BLOCK_BYTES
+from dataset.building.resources import plan_memory
+from dataset.building.shard_making import block_bytes
 from dataset.dedup import NearDuplicateSettings
-from dataset.resources import plan_memory
-from dataset.shard_making import block_bytes
+from dataset.reading.cutting import BLOCK_BYTES
 from dataset.sources import Input, find_inputs
 from model.errors import UserError
 

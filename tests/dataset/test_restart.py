@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import dataset.building
-from dataset.build_settings import BuildSettings
-from dataset.building import build_packed_set
+import dataset.building.pipeline
+from dataset.building.encoding import BlockEncoder
+from dataset.building.pipeline import build_packed_set
+from dataset.building.settings import BuildSettings
+from dataset.building.working_folder import finish_replacing, locked, working_folders
 from dataset.dedup import NearDuplicateSettings
-from dataset.encoding import BlockEncoder
 from dataset.packing import PackedSetWriter
-from dataset.working_folder import finish_replacing, locked, working_folders
 from model.tokenizer import ChatTokenizer
 from tests.packed_sets import hashes
 
@@ -36,8 +36,8 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks, and a shard of every few."""
-    monkeypatch.setattr("dataset.shard_making.block_bytes", lambda inputs: 2000)
-    monkeypatch.setattr("dataset.shard_making.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("dataset.building.shard_making.block_bytes", lambda inputs: 2000)
+    monkeypatch.setattr("dataset.building.shard_making.SHARD_BYTES", 20_000)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_stopped_while_packing(build, whole, encoded, monkeypatch, tmp_path, err
 def test_stopped_while_the_sets_are_put_in_place(build, whole, encoded, monkeypatch, tmp_path) -> None:
     expected = whole(ROWS, val_share=0.1)
     with monkeypatch.context() as patch:
-        stop_at(patch, dataset.building, "publish_folder", 2, Killed())
+        stop_at(patch, dataset.building.pipeline, "publish_folder", 2, Killed())
         with pytest.raises(Killed):
             build(ROWS, val_share=0.1)
     assert (tmp_path / "packed" / "mine_val").exists() and not (tmp_path / "packed" / "mine").exists()

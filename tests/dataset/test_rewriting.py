@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset import rewriting
-from dataset.html_remains import strip_html
+from dataset.rules import rewriting
+from dataset.rules.html_remains import strip_html
 
 CODE = "def f(x):\n    if x < 1 and y > 2:\n        return 'a  b'\n\treturn x\n"
 CHINESE = "他说：“好，……走吧！”《书》（一）、二；三？——【完】「引」…～·"

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset import shingles
-from dataset.shingles import ShingleStore, normalise, shingle_sets
+from dataset.duplicates import shingles
+from dataset.duplicates.shingles import ShingleStore, normalise, shingle_sets
 
 # Few characters, so that texts share shingles; some of the kinds that break byte arithmetic.
 texts = st.lists(st.text("ab 天地\U0001f331\ud800é", max_size=30), max_size=12)

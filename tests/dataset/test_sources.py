@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.formats import Row
+from dataset.reading.formats import Row
 from dataset.sources import Input, find_inputs, read_rows
 from model.errors import UserError
 from model.files import sha256_of_file
@@ -85,7 +85,7 @@ def test_what_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> None:  # (root, as which tests may run, is never refused)
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("dataset.streams.open", refuse, raising=False)
+    monkeypatch.setattr("dataset.reading.streams.open", refuse, raising=False)
     with pytest.raises(UserError, match=r"3.json: cannot be read \(Permission denied\); change its permissions"):
         find_inputs([folder])
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import dataset.web
-from dataset.formats import Row
+import dataset.reading.web
+from dataset.reading.formats import Row
 from dataset.sources import find_inputs, read_rows
 from model.errors import UserError
 
@@ -224,7 +224,7 @@ def test_no_server_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("where", ["before the answer", "in the body"])
 def test_a_server_that_stops_answering(server: Server, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    monkeypatch.setattr(dataset.web, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(dataset.reading.web, "READ_SECONDS", 0.2)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if where == "in the body":

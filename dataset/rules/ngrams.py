@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from dataset.characters import DIGIT, FIRST_LETTER, HAN, KANA, MARK, THAI, code_points, kind_table
+from dataset.rules.characters import DIGIT, FIRST_LETTER, HAN, KANA, MARK, THAI, code_points, kind_table
 
 MAX_CHARS = 1 << 17  # longest text of one call: the tables of powers below have this length
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import IO, Self
 
-from dataset.streams import Stream, damaged, seekable_file, unpacked
+from dataset.reading.streams import Stream, damaged, seekable_file, unpacked
 from model.errors import UserError
 
 OpenStream = Callable[[], AbstractContextManager[Stream]]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dataset.formats import Reject, cut_error, explain, nested_too_deeply, sample_of
+from dataset.reading.formats import Reject, cut_error, explain, nested_too_deeply, sample_of
 
 CHUNK_CHARS = 1 << 20
 _GAP = re.compile(r"[\s,]*")

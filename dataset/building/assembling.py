@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from dataset.building.encoding import EncodedBlock, reject_line
+from dataset.building.report import SAMPLE_TOKENS, ReadCounts, SetCounts, cleaning_entry, report_entry, report_text
 from dataset.cleaning import DUPLICATE
 from dataset.dedup import EXACT, KEEP
-from dataset.encoding import EncodedBlock, reject_line
 from dataset.filling import TextFiller, WholeFiller
-from dataset.formats import Reject
 from dataset.packing import ROLE_CHOSEN, ROLE_DOCUMENT, ROLE_REJECTED, PackedSetWriter, Piece
-from dataset.report import SAMPLE_TOKENS, ReadCounts, SetCounts, cleaning_entry, report_entry, report_text
+from dataset.reading.formats import Reject
 from model.tokenizer import ChatTokenizer
 
 NEAR_DUPLICATE = "near-duplicate"

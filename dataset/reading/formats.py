@@ -3,7 +3,7 @@
 The content decides what a file is, not its name (a `.json` file often holds JSON Lines): JSON Lines, a JSON array or
 objects one after another, CSV or TSV with a header line, Parquet, or plain text with one document a line.
 
-Reading has two halves, so that several processes can share it: `dataset/cutting.py` cuts bytes into blocks and is
+Reading has two halves, so that several processes can share it: `cutting.py` cuts bytes into blocks and is
 quick; `parse_block` makes rows of a block and may run elsewhere. A row that cannot be read becomes a `Reject` with its
 reason and line number, never an exception and never silence.
 """

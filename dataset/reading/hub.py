@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from dataset.cutting import BLOCK_BYTES, MAX_ROW_BYTES, value_blocks
-from dataset.formats import Block, Reject, data_suffix
-from dataset.web import WebFile, find_web_file
+from dataset.reading.cutting import BLOCK_BYTES, MAX_ROW_BYTES, value_blocks
+from dataset.reading.formats import Block, Reject, data_suffix
+from dataset.reading.web import WebFile, find_web_file
 from model.errors import UserError
 from model.files import canonical_json, sha256_of_file, sha256_of_text
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dataset.characters import FIRST_LETTER, LANGUAGES, NUM_KINDS
-from dataset.formats import Reject
+from dataset.reading.formats import Reject
+from dataset.rules.characters import FIRST_LETTER, LANGUAGES, NUM_KINDS
 
 _SHOWN_PER_REASON = 3
 _NUM_SAMPLES = 5
 SAMPLE_TOKENS = 100  # of a document that is shown as a sample
 _SAMPLE_CHARS = 200
-# One count a script (dataset/characters.py), named after the language that is written in it.
+# One count a script (dataset/rules/characters.py), named after the language that is written in it.
 _LANGUAGE_OF = {kind - FIRST_LETTER: name for name, kind in LANGUAGES.items()}
 NUM_SCRIPTS = NUM_KINDS - FIRST_LETTER
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from dataset.boilerplate import boilerplate_lines
+from dataset.rules.boilerplate import boilerplate_lines
 
 # UAX #15 calls text with at most 30 combining marks in a row stream-safe. No language writes longer runs, and
 # Python's normalisation takes quadratic time on them: a megabyte of accents would stop the whole build.
@@ -103,7 +103,7 @@ def half_width(text: str) -> str:
 
 
 def drop_boilerplate(text: str) -> str:
-    """Without lines that belong to the web page, not to its text: see `dataset/boilerplate.py`.
+    """Without lines that belong to the web page, not to its text: see `dataset/rules/boilerplate.py`.
 
     A text of one line stays ("WeChat" may be the answer to a question), and so do indented lines (code in Chinese).
     """

@@ -23,15 +23,15 @@ known beforehand, so every document shows its long prefix; but where a shingle i
 two documents, these two need not be compared because of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from dataset.key_index import KeyIndex, group_starts, zeros_on_disk
-from dataset.shingles import ShingleStore
+from dataset.duplicates.key_index import KeyIndex, group_starts, zeros_on_disk
+from dataset.duplicates.shingles import ShingleStore
 from model.errors import UserError
 
 KEEP, EXACT, NEAR = 0, 1, 2
@@ -64,7 +64,7 @@ class NearSearch:
         self.num_cut_short = 0  # documents that stay although not all of their candidates were compared
         self.num_bytes = 0
 
-    def run(self, bands: KeyIndex, threshold: float) -> None:
+    def run(self, bands: KeyIndex, threshold: float, progress: Callable[[int], object]) -> None:
         """All three steps. `bands`: a record (band key, 2 · document) for each band of each document; it is used up."""
         crowded = zeros_on_disk(self._folder / "crowded.bin", np.uint8, len(self._decisions))
         with (self._folder / "list_starts.bin").open("wb", buffering=1 << 20) as starts_file:
@@ -75,7 +75,7 @@ class NearSearch:
             self._add_prefixes(prefixes, crowded, threshold)
             self._group_by_prefixes(prefixes, starts_file)
             prefixes.remove()
-        self._decide(threshold)
+        self._decide(threshold, progress)
         self._memberships.remove()
         # Of a place in a list 4 bytes; of a group, where its two lists start and how long they are.
         lists = 4 * self._num_places + 24 * self._num_groups
@@ -163,13 +163,16 @@ class NearSearch:
 
     # Step 3: greedy, in order
 
-    def _decide(self, threshold: float) -> None:
+    def _decide(self, threshold: float, progress: Callable[[int], object]) -> None:
         """Mark each document that is near an earlier one which stays."""
         if not self._num_groups:
             return
         starts = np.memmap(self._folder / "list_starts.bin", np.uint64, "r").view(np.ndarray)
         lists = _KeptLists(self._folder, starts)
+        passed = 0
         for document, groups in self._in_order():
+            progress(document - passed)
+            passed = document
             candidates, cut_short = lists.candidates(groups >> 1, groups & 1)
             if self._is_near(document, candidates[:_MOST_COMPARISONS], threshold):
                 self._decisions[document] = NEAR

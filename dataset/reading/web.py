@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dataset.streams import Stream
+from dataset.reading.streams import Stream
 from model.errors import UserError
 from model.files import canonical_json, sha256_of_text
 

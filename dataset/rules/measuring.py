@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from dataset.characters import DIGIT, FIRST_LETTER, LANGUAGES, SPACE, SYMBOL, count_kinds
-from dataset.ngrams import repeated_share
+from dataset.rules.characters import DIGIT, FIRST_LETTER, LANGUAGES, SPACE, SYMBOL, count_kinds
+from dataset.rules.ngrams import repeated_share
 from model.errors import UserError
 
 NGRAM = 10  # units: ten words, or ten Chinese characters (about six words)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dataset.encoding import EncodedBlock, NearArrays
-from dataset.report import ReadCounts
+from dataset.building.encoding import EncodedBlock, NearArrays
+from dataset.building.report import ReadCounts
 from model.errors import UserError
 from model.files import atomic_path
 

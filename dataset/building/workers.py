@@ -11,8 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
-from dataset.encoding import BlockEncoder, EncodedBlock, EncodingSettings
-from dataset.formats import Block
+from dataset.building.encoding import BlockEncoder, EncodedBlock, EncodingSettings
+from dataset.reading.formats import Block
 from model.errors import UserError
 from model.tokenizer import ChatTokenizer
 
@@ -34,7 +34,9 @@ def encode_blocks(
     # and the workers are forked from that one, so they start at once and share its memory.
     multiprocessing.resource_tracker.ensure_running()  # now, because starting it resets the signal mask
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dataset.encoding", *([] if settings.kind == "pretrain" else _FOR_TEMPLATES)])
+    context.set_forkserver_preload(
+        ["dataset.building.encoding", *([] if settings.kind == "pretrain" else _FOR_TEMPLATES)]
+    )
     executor = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer, settings))
     on_their_way: deque[Future[EncodedBlock]] = deque()
     try:

@@ -35,22 +35,6 @@ class BytesBar:
         self._bar.update(max(bytes_done - self._bar.n, 0))
 
 
-class DocumentsBar:
-    """Packing documents."""
-
-    def __init__(self, name: str, num_documents: int | None) -> None:
-        self._bar = tqdm(
-            desc=f"{name}: packing", total=num_documents, unit=" rows", unit_scale=True, disable=None, leave=False
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
-
-    def update(self, num_documents: int) -> None:
-        """So many more documents are packed."""
-        self._bar.update(num_documents)
+def documents_bar(name: str, action: str, num_documents: int | None) -> tqdm:
+    """Going through documents: what is done to the documents of the set `name`."""
+    return tqdm(desc=f"{name}: {action}", total=num_documents, unit=" rows", unit_scale=True, disable=None, leave=False)

@@ -7,7 +7,7 @@ This is not a parser of HTML: the text is prose in which some HTML was left over
 import re
 from html.entities import html5
 
-from dataset.rewriting import outside_code
+from dataset.rules.rewriting import outside_code
 
 _NEW_LINE = (
     "address article aside blockquote body br caption center dd div dl dt figcaption figure footer form "

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from dataset.cleaning import CleaningRules
 from dataset.decontamination import CHARACTERS, WORDS, describe
 from dataset.dedup import NearDuplicateSettings
-from dataset.formats import PACKED_SUFFIXES
 from dataset.packing import FORMAT_VERSION, PackedSet
+from dataset.reading.formats import PACKED_SUFFIXES
 from dataset.recipes import Recipe
 from dataset.sources import Input
 from model.errors import UserError

@@ -1,6 +1,6 @@
 """From raw inputs to a packed set: encode in parallel, find duplicates, pack, report.
 
-    inputs ─▶ blocks ─▶ workers (dataset/encoding.py) ─▶ shards on the disk (shard_making.py, shards.py)
+    inputs ─▶ blocks ─▶ workers (dataset/building/encoding.py) ─▶ shards on the disk (shard_making.py, shards.py)
            ─▶ duplicates (dedup.py) ─▶ rows (assembling.py) ─▶ the set, in one step (working_folder.py)
 
 Equal input, flags and tokenizer give equal bytes, whatever the number of workers and interruptions, and are
@@ -14,15 +14,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from dataset.assembling import REJECTS_FILE, Assembler, SetPlan
-from dataset.build_settings import BuildSettings, already_built, describe_build
+from dataset.building.assembling import REJECTS_FILE, Assembler, SetPlan
+from dataset.building.progress import documents_bar
+from dataset.building.report import describe_left_out
+from dataset.building.resources import plan_memory
+from dataset.building.settings import BuildSettings, already_built, describe_build
+from dataset.building.shard_making import ShardMaker
+from dataset.building.working_folder import finish_replacing, folder_bytes, locked, working_folder, working_folders
 from dataset.packing import PackedSet
-from dataset.progress import DocumentsBar
-from dataset.report import describe_left_out
-from dataset.resources import plan_memory
-from dataset.shard_making import ShardMaker
 from dataset.sources import Input, find_inputs
-from dataset.working_folder import finish_replacing, folder_bytes, locked, working_folder, working_folders
 from model.chat import template_warnings
 from model.errors import UserError
 from model.files import atomic_path, publish_folder
@@ -81,7 +81,10 @@ def _assemble(settings: BuildSettings, maker: ShardMaker, build: dict[str, Any],
     made = [folder / name for name in settings.set_names]
     for each in made:
         shutil.rmtree(each, ignore_errors=True)  # of a run that was killed here
-    decisions = None if maker.finder is None else maker.finder.finish()
+    decisions = None
+    if maker.finder is not None:
+        with documents_bar(settings.name, "finding duplicates", maker.finder.num_documents) as bar:
+            decisions = maker.finder.finish(bar.update)
     plan = SetPlan(
         settings.kind,
         settings.max_seq_len,
@@ -91,7 +94,8 @@ def _assemble(settings: BuildSettings, maker: ShardMaker, build: dict[str, Any],
         settings.val_share,
     )
     assembler = Assembler(plan, maker.read, maker.sources)
-    with closing(assembler), DocumentsBar(settings.name, None if decisions is None else len(decisions)) as bar:
+    num_documents = None if decisions is None else len(decisions)
+    with closing(assembler), documents_bar(settings.name, "packing", num_documents) as bar:
         assembler.run(maker.shards.read(), decisions, bar.update)
         if any(output.writer.num_rows == 0 for output in assembler.outputs):
             message = _nothing_left(settings, maker, assembler)

@@ -6,19 +6,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dataset.assembling import SourceNumbers
-from dataset.build_settings import BuildSettings
-from dataset.cutting import BLOCK_BYTES
+from dataset.building.assembling import SourceNumbers
+from dataset.building.encoding import EncodedBlock, EncodingSettings, joined
+from dataset.building.progress import BytesBar
+from dataset.building.report import ReadCounts, describe_left_out
+from dataset.building.resources import MemoryPlan
+from dataset.building.settings import BuildSettings
+from dataset.building.shards import SHARD_BYTES, Position, ShardFolder
+from dataset.building.workers import encode_blocks
 from dataset.decontamination import Decontaminator
 from dataset.dedup import DuplicateFinder
-from dataset.encoding import EncodedBlock, EncodingSettings, joined
-from dataset.formats import Block
-from dataset.progress import BytesBar
-from dataset.report import ReadCounts, describe_left_out
-from dataset.resources import MemoryPlan
-from dataset.shards import SHARD_BYTES, Position, ShardFolder
+from dataset.reading.cutting import BLOCK_BYTES
+from dataset.reading.formats import Block
 from dataset.sources import Input
-from dataset.workers import encode_blocks
 from model.errors import UserError
 from model.files import atomic_path
 

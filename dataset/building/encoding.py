@@ -1,7 +1,7 @@
 """Blocks of raw rows → token ids: parse, convert, clean, keep exams out, encode, and make keys for duplicates.
 
 Everything here works on one block and knows nothing of the others, so any number of processes gives the same
-result (`dataset/workers.py` runs them); what needs the whole input (duplicates, the validation split, packing)
+result (`dataset/building/workers.py` runs them); what needs the whole input (duplicates, the validation split, packing)
 happens later, in order.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from dataset.characters import FIRST_LETTER, NUM_KINDS, count_kinds, kinds_of
+from dataset.building.report import NUM_SCRIPTS, LeftOut, ReadCounts
 from dataset.cleaning import Cleaned, Cleaner, CleaningRules, digest
 from dataset.conversations import BadRow, Conversation, to_conversation, to_preference, to_text
 from dataset.decontamination import CONTAMINATED, Decontaminator
 from dataset.dedup import NearDuplicateSettings, NearKeys
-from dataset.formats import Block, Reject, Row, parse_block, sample_of
+from dataset.reading.formats import Block, Reject, Row, parse_block, sample_of
 from dataset.recipes import Recipe
-from dataset.report import NUM_SCRIPTS, LeftOut, ReadCounts
+from dataset.rules.characters import FIRST_LETTER, NUM_KINDS, count_kinds, kinds_of
 from model.chat import EncodedChat, encode_conversation
 from model.errors import UserError
 from model.files import canonical_json

@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from dataset.formats import HEAD_BYTES, Block, Reject, cut_error, sample_of, sniff
-from dataset.json_values import JsonValues, unless_bad_bytes
-from dataset.streams import Stream, damaged, seekable_file
+from dataset.reading.formats import HEAD_BYTES, Block, Reject, cut_error, sample_of, sniff
+from dataset.reading.json_values import JsonValues, unless_bad_bytes
+from dataset.reading.streams import Stream, damaged, seekable_file
 from model.errors import UserError
 
 MAX_ROW_BYTES = 16 << 20  # a longer line or value is a reject: no row can fill the memory

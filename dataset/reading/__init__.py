@@ -1,0 +1,1 @@
+"""Files as people have them, opened, unpacked and cut into rows."""

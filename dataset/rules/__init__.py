@@ -1,0 +1,1 @@
+"""What the cleaning rules of `dataset/cleaning.py` do and measure."""
