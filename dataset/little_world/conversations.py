@@ -96,19 +96,22 @@ def _asked(relation: Relation, language: str, count: int, rng: random.Random) ->
     questions = relation.wordings(language).questions
     name_first = [question for question in questions if question.startswith("{")]
     others = [question for question in questions if not question.startswith("{")]
-    decks = _deck(name_first, rng), _deck(others, rng)
+    first_deck, other_deck = _deck(name_first, rng), _deck(others, rng)
     for place, fact in enumerate(rng.sample(relation.facts, len(relation.facts))):
         total = (count + place) // len(relation.facts)
         num_first = round(total * NAME_FIRST_SHARE) if name_first else 0
-        for deck, number, size in zip(
-            decks, (num_first, total - num_first), (len(name_first), len(others)), strict=True
-        ):
-            asked: list[str] = []
-            while len(asked) < number:
-                question = next(deck)
-                if question not in asked or len(asked) >= size:
-                    asked.append(question)
-            yield from ((fact, question) for question in asked)
+        asked = _deal(first_deck, num_first, len(name_first)) + _deal(other_deck, total - num_first, len(others))
+        yield from ((fact, question) for question in asked)
+
+
+def _deal(deck: Iterator[str], count: int, num_different: int) -> list[str]:
+    """`count` items of a deck, none twice before all that there are have been dealt."""
+    dealt: list[str] = []
+    while len(dealt) < count:
+        item = next(deck)
+        if item not in dealt or len(dealt) >= num_different:
+            dealt.append(item)
+    return dealt
 
 
 def _deck(items: Sequence[str], rng: random.Random) -> Iterator[str]:

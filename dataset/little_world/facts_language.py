@@ -80,7 +80,7 @@ MEASURES = table("""
     大炮 cannons | 门 battery
     箭 arrows | 支 quiver
     山 mountains | 座 range
-    岛屿 islands | 座 chain
+    房子 houses | 座 row
     星星 stars | 颗 galaxy
     花 flowers | 朵 bouquet
     树 trees | 棵 grove

@@ -9,8 +9,9 @@ import pytest
 from dataset.little_world import leaks
 from dataset.little_world.generator import little_world_files
 from dataset.little_world.identity_topics import TOPICS
+from dataset.little_world.leaks import normalise, wording_pattern
 from dataset.little_world.relation import LANGUAGES
-from dataset.little_world.world import relation_named
+from dataset.little_world.world import RELATIONS, relation_named
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,16 @@ def test_the_leak_check_finds_a_planted_question_and_does_not_join_lines():
     with pytest.raises(leaks.LeakError, match="test question"):
         leaks.check_leaks({"tokenizer.txt": "a\nIs it-so?\n"}, ["is it so"])
     leaks.check_leaks({"tokenizer.txt": "is it\nso"}, ["is it so"])
+
+
+def test_no_trained_question_fits_a_held_out_wording_whatever_the_seed() -> None:
+    """Which facts meet which wordings is drawn by the seed, so all pairs are looked at."""
+    for language in LANGUAGES:
+        asked = "\n".join(
+            normalise(fact.fill(wording, language))
+            for relation in RELATIONS
+            for wording in relation.wordings(language).questions
+            for fact in relation.facts
+        )
+        held_out = [wording for relation in RELATIONS for wording in relation.wordings(language).held_out]
+        assert [wording for wording in held_out if wording_pattern(wording).search(asked)] == []
