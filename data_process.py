@@ -5,15 +5,17 @@
     python data_process.py pretrain --data_path wiki.jsonl.zst books/ 'news/*.parquet' --name wiki --val_share 0.01
     python data_process.py pretrain --data_path hf:roneneldan/TinyStories:train --cleaning web --near_dedup
     python data_process.py sft --data_path alpaca_zh.json sharegpt.jsonl --name chat --max_seq_len 1024
+    python data_process.py --recipe list           the published sets that are known by name
     python data_process.py sft --recipe belle --decontaminate ceval/test --rejects left_out.jsonl
     python data_process.py sft --data_path mine.json --tokenizer out/pretrain_512.pth --add_tokens '<|map|>' '<|end|>'
     python data_process.py dpo --data_path pairs.json --name pairs
     python data_process.py inspect dataset/packed/chat --rows 3        show rows, what is trained in colour
 
-Data may be JSON Lines, JSON, CSV, TSV, Parquet, or plain text with one document a line, compressed or in archives,
-on the disk, on the web or on a hub (hf:owner/name[/config][:split], ms:owner/name/file); what it is is seen from its
-content. `pretrain` reads {"text"}; `sft` reads OpenAI messages, ShareGPT conversations, Alpaca rows, and q, a,
-history; `dpo` reads prompt, chosen, rejected; --recipe knows where a published set lies and how its rows look.
+Data may be JSON Lines, JSON, CSV, TSV, Parquet, or plain text, one document a line (or all that is between two lines
+<|endoftext|>), compressed or in archives, on the disk, on the web or on a hub (hf:owner/name[/config][:split],
+ms:owner/name[/folder]); what it is is seen from its content. `pretrain` reads {"text"}; `sft` reads OpenAI messages,
+ShareGPT conversations, Alpaca rows, and q, a, history; `dpo` reads prompt, chosen, rejected; --recipe knows where a
+published set lies and how its rows look.
 Rows that are left out are counted and kept in rejects.jsonl of the set, beside its report.md. A command that was
 stopped goes on where it was when it is given again. Runs on the CPU; the result does not depend on --num_workers.
 """
@@ -49,7 +51,9 @@ class DataProcessSettings:
     """What goes in, and how it is packed."""
 
     data_path: list[str] | None = flag(None, "files, folders, patterns, addresses or hub names to pack")
-    recipe: str | None = flag(None, "a published set by name, fetched unless --data_path says where your copy is")
+    recipe: str | None = flag(
+        None, "a published set by name (list shows them), fetched unless --data_path says where your copy is"
+    )
     name: str | None = flag(None, "name of the set (default: that of the recipe, or of the first file or folder)")
     tokenizer: str = flag("out/tokenizer", "a tokenizer's folder, or a .pth that holds one")
     add_tokens: list[str] | None = flag(None, "control tokens to add to the vocabulary, for your own chat template")
@@ -89,7 +93,11 @@ def main() -> None:
         raise UserError(f"unexpected {rest.set!r}; files to pack are named with --data_path")
     # A polite kill leaves no half-written folder behind, as Ctrl-C does not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if rest.command == "little_world":
+    if settings.recipe == "list":
+        from dataset.recipes import recipe_lines
+
+        print("\n".join(recipe_lines()))
+    elif rest.command == "little_world":
         write_raw_files(settings)
     elif rest.command == "inspect":
         inspect(settings, rest.set)

@@ -15,7 +15,6 @@ from dataset.messages import BadRow, Message, assistant, literal, text_of, to_me
 
 Row = dict[str, Any]
 
-_END_OF_TEXT = "<|endoftext|>"
 _MINIMIND_MARKS = re.compile(r"(?:<\|im_start\|>|<\|im_end\|>|</?s>)")
 _ANSWER_TAG = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 _LINE_BREAK = re.compile(r"<br\s*/?>|\r\n?", re.IGNORECASE)
@@ -37,12 +36,6 @@ def as_is(row: Row) -> Row:
 def text(row: Row) -> Row:
     """The field `text`, nothing else."""
     return {"text": to_text(row)}
-
-
-def tinystories(row: Row) -> Row | None:
-    """A story; in the plain-text files a line `<|endoftext|>` stands between two of them."""
-    story = to_text(row).replace(_END_OF_TEXT, "").strip()
-    return {"text": story} if story else None
 
 
 def minimind_text(row: Row) -> Row:
@@ -82,6 +75,15 @@ def sharegpt(row: Row) -> Row | None:
     start = 0 if roles[0] == "system" and roles[1] == "user" else roles.index("user")
     end = len(roles) - roles[::-1].index("assistant")
     return {"messages": messages[start:end]}
+
+
+def linksoul(row: Row) -> Row | None:
+    """ShareGPT's form; `instruction`, where it says something, is the system message that its authors train with."""
+    converted = sharegpt(row)
+    instruction = text_of(row.get("instruction") or "", "instruction").strip()
+    if converted is None or converted is row or not instruction:
+        return converted
+    return {"messages": [{"role": "system", "content": instruction}, *converted["messages"]]}
 
 
 def moss(row: Row) -> Row:
@@ -160,7 +162,7 @@ def minimind_sft(row: Row) -> Row:
 
 
 def huozi(row: Row) -> Row:
-    """`prompt, chosen, reject`; line ends are written as a backslash and an n."""
+    """`prompt, chosen, reject`, of the authors' CSV and of its JSON copy; line ends are a backslash and an n."""
     fields = {
         "prompt": row.get("prompt"),
         "chosen": row.get("chosen"),

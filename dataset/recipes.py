@@ -1,5 +1,6 @@
 """Recipes: published sets by name, so that nobody has to find out where they lie and how their rows look.
 
+    python data_process.py --recipe list                                    what there is
     python data_process.py sft --recipe firefly                             fetch it and pack it
     python data_process.py sft --recipe belle --data_path Belle_open_source_2M.json    pack your own copy
 
@@ -8,7 +9,8 @@ it is: the licences and what the authors ask for are yours to read before you tr
 part of the set they come from carry it as `source`.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +39,25 @@ class Recipe:
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of this name. UserError: there is none; it lists those that exist."""
+    """The recipe of this name. UserError: there is none; it names one like it, and how to see them all."""
     if name not in RECIPES:
-        raise UserError(f"--recipe: no recipe {name!r}; there are: {', '.join(RECIPES)}")
+        alike = difflib.get_close_matches(name.lower().replace("-", "_"), RECIPES, n=1)
+        hint = f" (did you mean {alike[0]}?)" if alike else ""
+        raise UserError(f"--recipe: no recipe {name!r}{hint}; python data_process.py --recipe list shows all of them")
     return RECIPES[name]
+
+
+def recipe_lines() -> Iterator[str]:
+    """All recipes as a table; below each row where the set lies, whole, to be copied, and what to know about it."""
+    rows = [("name", "kind", "languages", "licence")]
+    for recipe in RECIPES.values():
+        kind = "sft (exam)" if recipe.kind == "exam" else recipe.kind
+        rows.append((recipe.name, kind, ", ".join(recipe.languages), recipe.licence))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, more in zip(rows, [None, *RECIPES.values()], strict=True):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        if more is not None:
+            yield from (f"    {line}" for line in (*more.data_path, more.note) if line)
 
 
 _PRETRAIN = [
@@ -52,7 +69,7 @@ _PRETRAIN = [
         convert=recipe_rows.text,
         licence="Skywork Community License",
         languages=("zh",),
-        note="600 GB: give one of its files with --data_path",
+        note="620 GB: give one of its files with --data_path",
     ),
     Recipe(
         name="seq_monkey",
@@ -60,19 +77,19 @@ _PRETRAIN = [
         kind="pretrain",
         data_path=("ms:ddzhu123/seq-monkey/mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2",),
         convert=recipe_rows.text,
-        licence=_SEE_PAGE,
+        licence="Apache-2.0",
         languages=("zh",),
-        note="a copy of what Mobvoi shares at http://share.mobvoi.com:5000/sharing/O91blwPkY",
+        note="a copy of what Mobvoi offers at https://github.com/mobvoi/seq-monkey-data; 13 million documents",
     ),
     Recipe(
         name="tinystories",
         title="TinyStories",
         kind="pretrain",
         data_path=("hf:roneneldan/TinyStories:train",),
-        convert=recipe_rows.tinystories,
+        convert=recipe_rows.text,
         licence="CDLA-Sharing-1.0",
         languages=("en",),
-        note="its .txt files (TinyStoriesV2-GPT4-train.txt) are read too, but a line of a story is a document there",
+        note="GPT-4's stories alone: --data_path hf:roneneldan/TinyStories/TinyStoriesV2-GPT4-train.txt",
     ),
     Recipe(
         name="fineweb_edu",
@@ -89,7 +106,7 @@ _PRETRAIN = [
         kind="pretrain",
         data_path=(f"{_MINIMIND}/pretrain_t2t_mini.jsonl",),
         convert=recipe_rows.minimind_text,
-        licence="Apache-2.0, parts CC BY-NC 2.0",
+        licence="Apache-2.0 and CC BY-NC 2.0",
         languages=("zh", "en"),
         note="also reads pretrain_t2t.jsonl, and pretrain_hq.jsonl and pretrain_data.csv of earlier versions",
     ),
@@ -102,8 +119,9 @@ _SFT = [
         kind="sft",
         data_path=("hf:shibing624/alpaca-zh",),
         convert=recipe_rows.as_is,
-        licence="CC BY 4.0",
+        licence="CC BY-NC 4.0",
         languages=("zh",),
+        note="48,818 rows; its card's header says CC BY 4.0, its text CC BY-NC 4.0 and research only",
     ),
     Recipe(
         name="alpaca_en",
@@ -157,7 +175,7 @@ _SFT = [
         kind="sft",
         data_path=("ms:deepctrl/deepctrl-sft-data/sft_data_zh.jsonl",),
         convert=recipe_rows.as_is,
-        licence=_SEE_PAGE,
+        licence="Apache-2.0",
         languages=("zh", "en"),
         note="16 GB; English: sft_data_en.jsonl",
     ),
@@ -175,10 +193,10 @@ _SFT = [
         title="LinkSoul instruction_merge_set",
         kind="sft",
         data_path=("hf:LinkSoul/instruction_merge_set",),
-        convert=recipe_rows.sharegpt,
+        convert=recipe_rows.linksoul,
         licence=_SEE_PAGE,
         languages=("zh", "en"),
-        note="its field `instruction` is not used; its names of speakers are not confirmed, all usual ones are read",
+        note="10.1 million rows; its authors call it free for commercial use; its page shows no licence",
     ),
     Recipe(
         name="luotuo",
@@ -196,7 +214,7 @@ _SFT = [
         kind="sft",
         data_path=(f"{_MINIMIND}/sft_t2t_mini.jsonl",),
         convert=recipe_rows.minimind_sft,
-        licence="Apache-2.0, parts CC BY-NC 2.0",
+        licence="Apache-2.0 and CC BY-NC 2.0",
         languages=("zh", "en"),
         note="also reads its other sft_*, r1_mix_* and lora_*.jsonl, and sft_data*.csv of the first version",
     ),
@@ -238,7 +256,7 @@ _SFT = [
         convert=recipe_rows.as_is,
         licence="Apache-2.0",
         languages=("zh",),
-        note="its fields are taken from the card of its sister dev_sft",
+        note="530,705 rows in JSON Lines, in spite of the name .json of its files",
     ),
     Recipe(
         name="ultrachat",
@@ -271,7 +289,7 @@ _DPO = [
         convert=recipe_rows.huozi,
         licence="Apache-2.0",
         languages=("zh",),
-        note="read as its JSON copy has it; the columns of the authors' huozi_rlhf_data.csv are not confirmed",
+        note="a JSON copy of huozi_rlhf_data.csv (https://github.com/HIT-SCIR/huozi), which is read too",
     ),
     Recipe(
         name="minimind_dpo",
@@ -279,7 +297,7 @@ _DPO = [
         kind="dpo",
         data_path=(f"{_MINIMIND}/dpo.jsonl",),
         convert=recipe_rows.as_is,
-        licence="Apache-2.0, parts CC BY-NC 2.0",
+        licence="Apache-2.0 and CC BY-NC 2.0",
         languages=("zh", "en"),
         note="also reads dpo/*.json of the first version",
     ),

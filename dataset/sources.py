@@ -3,7 +3,8 @@
     data/wiki.jsonl  books/  'data/*.json'       files, folders and patterns
     wiki.jsonl.gz  dump.zip  pages.tar.xz        compressed files, and archives, each file in them an input
     https://example.org/wiki.jsonl.zst           a file on a web server
-    hf:owner/name/config:train  ms:owner/name/f  a set of the hub, a file of ModelScope (see dataset/reading/hub.py)
+    hf:owner/name/config:train                   a set of the Hugging Face hub, or a file of one (reading/hub.py)
+    ms:owner/name  ms:owner/name/folder          a set of ModelScope, or a part of one (reading/modelscope.py)
 
 What a file holds is seen from its content (dataset/reading/formats.py). Only what spoils a whole input is a UserError:
 missing, empty, damaged, not text, cut in the middle of its last row, or changed while it was read.
@@ -26,6 +27,7 @@ from dataset.reading.archives import Archive, Member, archive_kind
 from dataset.reading.cutting import BLOCK_BYTES, MAX_ROW_BYTES, cut_blocks
 from dataset.reading.formats import PACKED_SUFFIXES, Block, Reject, Row, parse_block
 from dataset.reading.hub import HubSplit, find_hub_file, find_hub_split
+from dataset.reading.modelscope import find_modelscope_files
 from dataset.reading.streams import Stamp, Stream, copy_on_disk, open_file, unpacked
 from dataset.reading.web import WebFile, find_web_file
 from model.errors import UserError
@@ -103,7 +105,10 @@ _Found = tuple[str, str, int | None, _Bytes | HubSplit]  # key, name, size, orig
 
 
 def _find(name: str | Path) -> Iterator[_Found]:
-    if isinstance(name, str) and name.startswith(("hf:", "ms:")):
+    if isinstance(name, str) and name.startswith("ms:"):
+        for file in find_modelscope_files(name):
+            yield from _in_web_file(file)
+    elif isinstance(name, str) and name.startswith("hf:"):
         web = find_hub_file(name)
         if web is None:
             split = find_hub_split(name)

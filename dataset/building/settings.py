@@ -16,7 +16,7 @@ from model.errors import UserError
 from model.files import canonical_json, read_json, sha256_of_text
 from model.tokenizer import ChatTokenizer
 
-ENCODING_VERSION = 1  # raise it when the same input would now be encoded otherwise, or shards are read otherwise
+ENCODING_VERSION = 2  # raise it when the same input would now be encoded otherwise, or shards are read otherwise
 
 
 @dataclass(frozen=True)

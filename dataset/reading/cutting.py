@@ -3,10 +3,20 @@
 import codecs
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from dataset.reading.formats import HEAD_BYTES, Block, Reject, cut_error, sample_of, sniff
+from dataset.reading.formats import (
+    DOCUMENT_SEPARATOR,
+    END_OF_DOCUMENT,
+    HEAD_BYTES,
+    Block,
+    Reject,
+    cut_error,
+    sample_of,
+    sniff,
+)
 from dataset.reading.json_values import JsonValues, unless_bad_bytes
 from dataset.reading.streams import Stream, damaged, seekable_file
 from model.errors import UserError
@@ -14,6 +24,8 @@ from model.errors import UserError
 MAX_ROW_BYTES = 16 << 20  # a longer line or value is a reject: no row can fill the memory
 BLOCK_BYTES = 1 << 20
 _BLOCK_ROWS = 500  # at most, of values and Parquet rows
+_LINE_END = re.compile(rb"\n")
+_SEPARATOR_BYTES = len(END_OF_DOCUMENT) + 2  # with the longest line end
 
 
 def cut_blocks(
@@ -24,8 +36,8 @@ def cut_blocks(
 ) -> Iterator[Block]:
     """Cut what a stream holds into blocks of about `block_bytes`.
 
-    A row above `max_row_bytes` is a reject. With `text_piece_bytes`, long lines of plain text are cut into pieces of
-    about this size instead: whoever learns words from them needs no whole lines.
+    A row above `max_row_bytes` is a reject. With `text_piece_bytes`, plain text is cut into pieces of about this size
+    instead: whoever learns words from it needs neither whole documents nor whole lines.
 
     Raises:
         UserError: the content cannot be read at all, or ends in the middle of a row.
@@ -34,10 +46,11 @@ def cut_blocks(
     found = sniff(stream.head(HEAD_BYTES), name)
     if found == "parquet":
         return _parquet_blocks(stream, block_bytes, max_row_bytes)
-    if found == "text" and text_piece_bytes is not None:
-        return _line_blocks(stream, found, text_piece_bytes, text_piece_bytes, cut_long_lines=True)
-    if found in ("jsonl", "text"):
-        return _line_blocks(stream, found, block_bytes, max_row_bytes, cut_long_lines=False)
+    if found in ("text", "documents") and text_piece_bytes is not None:
+        return _text_blocks(stream, found, _LINE_END, text_piece_bytes, text_piece_bytes, cut_long_rows=True)
+    if found in ("jsonl", "text", "documents"):
+        row_end = DOCUMENT_SEPARATOR if found == "documents" else _LINE_END
+        return _text_blocks(stream, found, row_end, block_bytes, max_row_bytes, cut_long_rows=False)
     # Bad bytes must not end the reading: they become lone surrogates, which the value is refused for.
     text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", errors="surrogateescape", newline="")
     values: Iterable[tuple[int, Any, int]]
@@ -67,52 +80,83 @@ def value_blocks(
         yield Block(name, "values", block[0][0], values=tuple(block), bytes_read=stored_bytes())
 
 
-# ---- lines: JSON Lines and plain text ----
+# ---- JSON Lines and plain text ----
 
 
-def _line_blocks(
-    stream: Stream, found: str, block_bytes: int, max_row_bytes: int, cut_long_lines: bool
+def _text_blocks(
+    stream: Stream, found: str, row_end: re.Pattern[bytes], block_bytes: int, max_row_bytes: int, cut_long_rows: bool
 ) -> Iterator[Block]:
     name, line, rest = stream.name, 1, b""
-    skipping = False  # inside a line that is too long: its end is all that is looked for
+    skipping = False  # inside a row that is too long: its end is all that is looked for
     file = io.BufferedReader(stream)
     chunk = file.read(block_bytes).removeprefix(codecs.BOM_UTF8)
     while chunk:
-        if skipping:
-            _, newline, chunk = chunk.partition(b"\n")
-            if newline:
-                line, skipping = line + 1, False
-        if not skipping:
-            data = rest + chunk
-            cut = data.rfind(b"\n") + 1
-            data, rest = data[:cut], data[cut:]
-            if data:
-                # (Pieces of plain text are never too long: one chunk holds at most a piece.)
-                rejects, kept = ((), data) if cut_long_lines else _without_long_lines(name, line, data, max_row_bytes)
-                yield Block(name, found, line, kept, rejects=rejects, bytes_read=stream.stored_bytes())
-                line += data.count(b"\n")
-            if len(rest) >= max_row_bytes and cut_long_lines:
-                piece, rest = _cut_between_characters(rest)
-                yield Block(name, found, line, piece, bytes_read=stream.stored_bytes())
-            elif len(rest) > max_row_bytes:
-                reject = _too_long(name, line, rest, max_row_bytes)
-                yield Block(name, found, line, rejects=(reject,), bytes_read=stream.stored_bytes())
-                rest, skipping = b"", True
+        data = rest + chunk
+        cut = _end_of_rows(data, row_end)
+        data, rest = data[:cut], data[cut:]
+        if data and skipping:
+            data, num_lines = _after_first_row(data, row_end)
+            line, skipping = line + num_lines, False
+        if data:
+            # (Pieces of plain text are never too long: one chunk holds at most a piece.)
+            rejects, kept = (
+                ((), data) if cut_long_rows else _without_long_rows(name, line, data, row_end, max_row_bytes)
+            )
+            yield Block(name, found, line, kept, rejects=rejects, bytes_read=stream.stored_bytes())
+            line += data.count(b"\n")
+        if len(rest) >= max_row_bytes and cut_long_rows:
+            piece, rest = _cut_between_characters(rest)
+            yield Block(name, found, line, piece, bytes_read=stream.stored_bytes())
+        elif len(rest) > max_row_bytes + _SEPARATOR_BYTES and not skipping:
+            reject = _too_long(name, line, rest, max_row_bytes)
+            yield Block(name, found, line, rejects=(reject,), bytes_read=stream.stored_bytes())
+            skipping = True
+        if skipping:  # only the last line may still become a row's end: so much of it is kept as tells
+            line += rest.count(b"\n")
+            rest = rest[rest.rfind(b"\n") + 1 :][:_SEPARATOR_BYTES]
         chunk = file.read(block_bytes)
-    if rest:
-        yield Block(name, found, line, rest, unfinished=True, bytes_read=stream.stored_bytes())
+    if rest and not skipping:
+        rejects, kept = _without_long_rows(name, line, rest, row_end, max_row_bytes)
+        yield Block(name, found, line, kept, rejects=rejects, unfinished=True, bytes_read=stream.stored_bytes())
 
 
-def _without_long_lines(name: str, line: int, data: bytes, limit: int) -> tuple[tuple[Reject, ...], bytes]:
-    """Blank the lines above the limit (their line ends stay, so the numbers of the others do too)."""
+def _end_of_rows(data: bytes, row_end: re.Pattern[bytes]) -> int:
+    """Where the last whole row ends, with what separates it from the next; 0 when no row ends."""
+    if row_end is _LINE_END:
+        return data.rfind(b"\n") + 1
+    start = len(data)
+    while (start := data.rfind(END_OF_DOCUMENT, 0, start)) >= 0:
+        separator = row_end.match(data, start)  # (`^` still asks for a line's beginning)
+        if separator and separator.group().endswith(b"\n"):  # else the line may go on in the next chunk
+            return separator.end()
+    return 0
+
+
+def _after_first_row(data: bytes, row_end: re.Pattern[bytes]) -> tuple[bytes, int]:
+    """What follows the first row's end, and how many lines were before it."""
+    first = row_end.search(data)
+    assert first is not None, "the data were cut behind a row's end"
+    return data[first.end() :], data.count(b"\n", 0, first.end())
+
+
+def _without_long_rows(
+    name: str, line: int, data: bytes, row_end: re.Pattern[bytes], limit: int
+) -> tuple[tuple[Reject, ...], bytes]:
+    """Blank the rows above the limit (their line ends stay, so the numbers of the others do too)."""
     if len(data) <= limit:
         return (), data
-    lines, rejects = data.split(b"\n"), []
-    for number, raw in enumerate(lines):
-        if len(raw) > limit:
-            rejects.append(_too_long(name, line + number, raw, limit))
-            lines[number] = b""
-    return tuple(rejects), b"\n".join(lines)
+    kept, rejects, start = [], [], 0
+    for end in (*row_end.finditer(data), None):
+        row = data[start : len(data) if end is None else end.start()]
+        if len(row) > limit:
+            rejects.append(_too_long(name, line, row, limit))
+            row = b"\n" * row.count(b"\n")
+        kept.append(row)
+        if end is not None:
+            kept.append(end.group())
+            line += data.count(b"\n", start, end.end())
+            start = end.end()
+    return tuple(rejects), b"".join(kept)
 
 
 def _cut_between_characters(data: bytes) -> tuple[bytes, bytes]:
@@ -124,7 +168,7 @@ def _cut_between_characters(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _too_long(name: str, line: int, raw: bytes, limit: int) -> Reject:
-    return Reject(name, line, "too long", f"a line above {limit} bytes", sample_of(raw))
+    return Reject(name, line, "too long", f"a row above {limit} bytes", sample_of(raw))
 
 
 # ---- tables ----

@@ -1,7 +1,8 @@
 """What a file holds, and what its rows are: format, row, rejected row, block of rows not parsed yet.
 
 The content decides what a file is, not its name (a `.json` file often holds JSON Lines): JSON Lines, a JSON array or
-objects one after another, CSV or TSV with a header line, Parquet, or plain text with one document a line.
+objects one after another, CSV or TSV with a header line, Parquet, or plain text: one document a line, or, where lines
+`<|endoftext|>` stand in it, everything between two of them.
 
 Reading has two halves, so that several processes can share it: `cutting.py` cuts bytes into blocks and is
 quick; `parse_block` makes rows of a block and may run elsewhere. A row that cannot be read becomes a `Reject` with its
@@ -24,8 +25,15 @@ MAX_DEPTH = (
 )
 _SAMPLE_CHARS = 200
 
+# The line between two documents of a plain text, as in TinyStories' files. (`\Z`: it may be the last line of all.)
+END_OF_DOCUMENT = b"<|endoftext|>"
+DOCUMENT_SEPARATOR = re.compile(rb"^" + re.escape(END_OF_DOCUMENT) + rb"\r?(?:\n|\Z)", re.MULTILINE)
+
 # Endings that say how a file is packed, not what it holds.
 PACKED_SUFFIXES = {".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd"}
+
+# Endings of data files and of archives. What a file holds its content says; these say which of a hub's are wanted.
+DATA_SUFFIXES = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".zip", ".tar", ".tgz", ".tbz2"}
 
 # What cannot be read, by its first bytes: what it is, and what to do. (Compressed files were unpacked before.)
 _MAGIC = {
@@ -69,21 +77,22 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring rows of an input, not parsed yet: bytes of whole lines, values with lines, or an Arrow batch."""
+    """Neighbouring rows of an input, not parsed yet: bytes of whole rows, values with lines, or an Arrow batch."""
 
     path: str
-    format: str  # jsonl, text, values or arrow
+    format: str  # jsonl, text, documents, values or arrow
     first_line: int
     data: bytes = b""
     values: tuple[tuple[int, Any], ...] = ()
     rejects: tuple[Reject, ...] = ()  # found while cutting
-    unfinished: bool = False  # the last line has no line end: the file may be cut
+    unfinished: bool = False  # nothing ends the last row: the file may be cut
     bytes_read: int = 0  # of the input as it is stored, up to and with this block (for a progress bar)
 
 
 def sniff(head: bytes, name: str) -> str:
     """What a file holds, by its first bytes: `jsonl`, `json` (an array, or objects over several lines), `csv`, `tsv`,
-    `parquet` or `text`. The name decides only where the content leaves it open.
+    `parquet`, `text` (a document a line) or `documents` (there are lines `<|endoftext|>` between them). The name
+    decides only where the content leaves it open.
 
     Raises:
         UserError: the content is binary, UTF-16, an archive in an archive, or nothing but white space.
@@ -114,7 +123,7 @@ def sniff(head: bytes, name: str) -> str:
         columns = [column.strip().strip('"').lower() for column in header.split(delimiter)]
         if suffix == f".{found}" or (len(columns) > 1 and _COLUMNS.intersection(columns) and all(columns)):
             return found
-    return "text"
+    return "documents" if DOCUMENT_SEPARATOR.search(head) else "text"
 
 
 def data_suffix(name: str) -> str:
@@ -135,32 +144,48 @@ def parse_block(block: Block) -> Iterator[Row | Reject]:
     if block.format == "arrow":
         yield from _rows_of_arrow(block)
     elif block.data:
-        yield from _rows_of_lines(block)
+        yield from _rows_of_text(block)
 
 
-def _rows_of_lines(block: Block) -> Iterator[Row | Reject]:
-    lines = block.data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for number, raw in enumerate(lines, start=block.first_line):
-        if not raw.strip():
-            continue
-        last = block.unfinished and number == block.first_line + len(lines) - 1
+def _rows_of_text(block: Block) -> Iterator[Row | Reject]:
+    """Of a block of bytes: JSON Lines, lines of plain text, or documents of several lines."""
+    raws = list(_documents(block) if block.format == "documents" else _lines(block))
+    for index, (number, raw) in enumerate(raws, start=1):
         try:
             text = raw.decode("utf-8").rstrip("\r")
-            value = {"text": text} if block.format == "text" else json.loads(text)
+            value = json.loads(text) if block.format == "jsonl" else {"text": text}
         except (ValueError, RecursionError) as error:
-            if last and block.format == "jsonl":
+            if block.format == "jsonl" and block.unfinished and index == len(raws):
                 raise cut_error(block.path, number) from error
             reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "broken JSON"
             yield Reject(block.path, number, reason, explain(error), sample_of(raw))
             continue
-        if block.format == "text" and "\0" in text:
-            yield Reject(block.path, number, "NUL bytes", f"{text.count(chr(0))} in this line", sample_of(raw))
+        if block.format != "jsonl" and "\0" in text:
+            yield Reject(block.path, number, "NUL bytes", f"{text.count(chr(0))} in this row", sample_of(raw))
         elif block.format == "jsonl" and nested_too_deeply(value, text):
             yield Reject(block.path, number, "broken JSON", explain(RecursionError()), sample_of(raw))
         else:
             yield _as_row(block.path, number, value)
+
+
+def _lines(block: Block) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers."""
+    for number, raw in enumerate(block.data.split(b"\n"), start=block.first_line):
+        if raw.strip():
+            yield number, raw
+
+
+def _documents(block: Block) -> Iterator[tuple[int, bytes]]:
+    """What stands between separator lines and is not empty, with the number of the line on which it begins."""
+    start, line = 0, block.first_line
+    for separator in (*DOCUMENT_SEPARATOR.finditer(block.data), None):
+        end, next_start = (len(block.data),) * 2 if separator is None else separator.span()
+        raw = block.data[start:end]
+        if raw.strip():
+            empty_lines = raw[: len(raw) - len(raw.lstrip())].count(b"\n")
+            yield line + empty_lines, raw.strip(b"\r\n")
+        line += block.data.count(b"\n", start, next_start)
+        start = next_start
 
 
 def _rows_of_arrow(block: Block) -> Iterator[Row | Reject]:

@@ -1,10 +1,9 @@
-"""Sets of the Hugging Face hub, and a file of one there or on ModelScope, by a short name.
+"""Sets of the Hugging Face hub, and files of them, by a short name.
 
 hf:owner/name                    its `train` split
 hf:owner/name/config:split       another configuration or split
 hf:owner/name/folder/file.jsonl  one file of it, read by ourselves (so `HF_ENDPOINT` may point at a mirror)
 hf:/home/me/set:split            a folder laid out like a set of the hub
-ms:owner/name/folder/file.jsonl  one file of a set on ModelScope
 """
 
 import os
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from dataset.reading.cutting import BLOCK_BYTES, MAX_ROW_BYTES, value_blocks
-from dataset.reading.formats import Block, Reject, data_suffix
+from dataset.reading.formats import DATA_SUFFIXES, Block, Reject, data_suffix
 from dataset.reading.web import WebFile, find_web_file
 from model.errors import UserError
 from model.files import canonical_json, sha256_of_file, sha256_of_text
@@ -26,8 +24,6 @@ from model.files import canonical_json, sha256_of_file, sha256_of_text
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-_FILE_SUFFIXES = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".zip", ".tar", ".tgz", ".tbz2"}
-_MODELSCOPE = "https://www.modelscope.cn/api/v1/datasets"
 _HUB_SECONDS = 10.0
 
 
@@ -68,18 +64,13 @@ class HubSplit:
 
 
 def find_hub_file(name: str) -> WebFile | None:
-    """The file that an `hf:` or `ms:` name stands for; None when it stands for a whole set.
+    """The file that an `hf:` name stands for; None when it stands for a whole set.
 
     Raises:
-        UserError: the name is not complete, or what `find_web_file` raises.
+        UserError: the hub may not be asked, or what `find_web_file` raises.
     """
-    found = re.fullmatch(r"(?:hf|ms):([\w.-]+/[\w.-]+)/(.+)", name)
-    if name.startswith("ms:"):
-        if found is None:
-            raise UserError(f"{name}: expected ms:owner/name/file, a file of a ModelScope set (see its Files page)")
-        set_name, file = found.group(1), quote(found.group(2), safe="")
-        return find_web_file(f"{_MODELSCOPE}/{set_name}/repo?Revision=master&FilePath={file}", name=name)
-    if found is None or data_suffix(name) not in _FILE_SUFFIXES:
+    found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)/(.+)", name)
+    if found is None or data_suffix(name) not in DATA_SUFFIXES:
         return None
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def find_web_file(url: str, headers: dict[str, str] | None = None, name: str | N
         UserError: no such host or file, no connection, no permission, no answer in time, or a web page.
     """
     name = name or re.sub(r"(?<=//)[^/@]*@", "", url)
-    response = _request(WebFile(url, name, None, None, headers or {}))
+    response = request(WebFile(url, name, None, None, headers or {}))
     with response:
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise UserError(f"{name}: this is a web page, not a data file; copy the link of its download button")
@@ -68,7 +68,7 @@ class _Body(io.RawIOBase):
 
     def __init__(self, file: WebFile) -> None:
         self._file, self._position = file, 0
-        self._response = _request(file)
+        self._response = request(file)
         self._check(self._response)
 
     def readable(self) -> bool:
@@ -83,7 +83,7 @@ class _Body(io.RawIOBase):
             try:
                 data = self._response.raw.read(len(buffer))
             except (HTTPError, OSError) as error:
-                data, problem = b"", _in_words(error)
+                data, problem = b"", in_words(error)
             if data:
                 buffer[: len(data)] = data
                 self._position += len(data)
@@ -105,7 +105,7 @@ class _Body(io.RawIOBase):
         version = self._file.version
         if version is None or version.startswith("W/"):  # nothing would tell that it is still the same file
             return False
-        self._response = _request(self._file, {"Range": f"bytes={self._position}-", "If-Range": version})
+        self._response = request(self._file, {"Range": f"bytes={self._position}-", "If-Range": version})
         self._check(self._response)
         return self._response.status_code == 206
 
@@ -120,7 +120,10 @@ class _Body(io.RawIOBase):
         super().close()
 
 
-def _request(file: WebFile, more_headers: dict[str, str] | None = None) -> "requests.Response":
+def request(
+    file: WebFile, more_headers: dict[str, str] | None = None, if_missing: str = "no such file there: check the address"
+) -> "requests.Response":
+    """The server's answer, whose body is still to be read. UserError: there is none, or it is a refusal."""
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -129,7 +132,7 @@ def _request(file: WebFile, more_headers: dict[str, str] | None = None) -> "requ
     try:
         response = requests.get(file.url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
     except (requests.RequestException, HTTPError) as error:  # (HTTPError: a host name with a part too long)
-        raise UserError(f"{file.name}: {_in_words(error)}; check the address and the network") from error
+        raise UserError(f"{file.name}: {in_words(error)}; check the address and the network") from error
     if response.status_code in (200, 206):
         return response
     response.close()
@@ -137,13 +140,13 @@ def _request(file: WebFile, more_headers: dict[str, str] | None = None) -> "requ
     advice = {
         401: "it needs a login: download it in a browser, or set a token",
         403: "access is denied: download it in a browser, or set a token",
-        404: "no such file there: check the address",
+        404: if_missing,
         429: "too many requests: try again later",
     }.get(response.status_code, "try again later" if response.status_code >= 500 else "check the address")
     raise UserError(f"{file.name}: the server answers {found}; {advice}")
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """What a network error means, found by its type or, where only that is there, its text."""
     text = repr(error)
     for sign, meaning in (

@@ -1,7 +1,7 @@
 """A small tokenizer and packed sets made by hand, for the tests of this room."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from dataset.building.pipeline import build_packed_set
 from dataset.building.settings import BuildSettings
 from dataset.packing import PackedSet, PackedSetWriter, Piece
 from model.tokenizer import ChatTokenizer
+from tests.dataset.local_server import Server
 from tests.tiny_model import byte_tokenizer
 
 
@@ -92,3 +93,12 @@ def build(settings_for: Callable[..., BuildSettings], tmp_path: Path) -> Callabl
         return PackedSet.open(settings.packed_dir / settings.name, kind=kind, verify=True)
 
     return run
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A web server that ends with the test."""
+    monkeypatch.setenv("no_proxy", "*")
+    server = Server()
+    yield server
+    server.close()

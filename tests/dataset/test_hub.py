@@ -61,7 +61,6 @@ def test_what_is_not_there(hub_folder: Path, tmp_path: Path) -> None:
         (f"hf:{tmp_path}/nothing", "no such folder"),
         ("hf:only_a_name", "expected hf:owner/name, hf:owner/name/config:split"),
         ("hf:", "expected hf:owner/name"),
-        ("ms:owner/name", "expected ms:owner/name/file"),
         ("hf:owner/name", r"^hf:owner/name: HF_HUB_OFFLINE is set, so the hub is not asked"),
         ("hf:owner/name/data/a.jsonl", r"^hf:owner/name/data/a.jsonl: HF_HUB_OFFLINE is set"),
     ):
@@ -108,7 +107,6 @@ def test_the_hub_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("hf:owner/set/data/zh/a b.jsonl", "/datasets/owner/set/resolve/main/data/zh/a%20b.jsonl"),
         ("hf:owner/set/a.csv.gz", "/datasets/owner/set/resolve/main/a.csv.gz"),
-        ("ms:owner/set/data/a.jsonl", "owner/set/repo?Revision=master&FilePath=data%2Fa.jsonl"),
     ],
 )
 def test_files_of_a_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, url: str) -> None:

@@ -49,6 +49,7 @@ COUNTS = {
     "deepctrl_sft.jsonl": (3, 0),
     "fineweb_edu.jsonl": (3, 0),
     "firefly.jsonl": (3, 0),
+    "huozi.authors.csv": (2, 0),
     "huozi.json": (3, 0),
     "linksoul.jsonl": (3, 0),
     "luotuo.gpt4.jsonl": (2, 0),
@@ -68,7 +69,7 @@ COUNTS = {
     "skypile.jsonl": (3, 0),
     "tigerresearch_sft_zh.json": (3, 0),
     "tinystories.jsonl": (3, 0),
-    "tinystories.valid.txt": (3, 3),
+    "tinystories.valid.txt": (3, 0),
     "ultrachat.all.jsonl": (2, 0),
     "ultrachat.jsonl": (2, 0),
     "ultrafeedback.jsonl": (2, 0),
@@ -245,7 +246,7 @@ def test_a_row_becomes_this_conversation(file: str, number: int, conversation: l
 
 def test_texts() -> None:
     assert run("tinystories.jsonl")[0] == "Mia had a small red kite. She ran up the hill.\n\nThe kite went up, up, up!"
-    assert [text for text in run("tinystories.valid.txt") if text][2] == "It rained all day. Lily drew a boat."
+    assert run("tinystories.valid.txt")[2] == "It rained all day.\nLily drew a boat."
     joined = run("minimind_pretrain.jsonl")
     assert joined[1] == "怎样给植物浇水？见干见湿，浇就浇透。\n\n早睡早起对身体有好处。"
     assert joined[2] == "茶要趁热喝。\n\nTea is best while it is hot."
@@ -303,9 +304,21 @@ def test_rows_name_the_part_of_the_set_that_they_come_from() -> None:
     ]
 
 
-def test_an_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(UserError, match=r"--recipe: no recipe 'belly'; there are: skypile, .*belle"):
+def test_an_unknown_recipe_names_one_like_it() -> None:
+    with pytest.raises(UserError, match=r"no recipe 'belly' \(did you mean belle\?\); .* --recipe list shows all"):
         recipe_named("belly")
+    with pytest.raises(UserError, match=r"no recipe 'qqq'; python data_process.py --recipe list"):
+        recipe_named("qqq")
+
+
+def test_linksoul_has_a_system_message_where_its_instruction_says_something() -> None:
+    convert = recipe_named("linksoul").convert
+    turns = [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b."}]
+    assert [
+        (convert({"conversations": turns, "instruction": said}) or {})["messages"][0]["role"]
+        for said in ("", " ", None, "Be kind.")
+    ] == ["user", "user", "user", "system"]
+    assert convert({"conversations": turns[:1], "instruction": "Be kind."}) is None  # nobody answered
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)

@@ -1,13 +1,11 @@
 """Files on a web server: streamed, taken up again after a break, and every way it can fail in one line."""
 
-import contextlib
 import gzip
 import socket
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,75 +14,10 @@ import dataset.reading.web
 from dataset.reading.formats import Row
 from dataset.sources import find_inputs, read_rows
 from model.errors import UserError
+from tests.dataset.local_server import Server, send
 
 LINES = b"".join(b'{"text": "row %d"}\n' % n for n in range(20_000))
 ROWS = [{"text": f"row {n}"} for n in range(20_000)]
-
-
-class Server:
-    """A web server in a thread, each of whose paths does what a function says."""
-
-    def __init__(self) -> None:
-        server = self
-        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
-        self.requests: list[tuple[str, dict[str, str]]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.requests.append((self.path, dict(self.headers)))
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has seen enough
-                    server.answers[self.path](self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def serve(self, path: str, content: bytes, etag: str | None = '"1"', **headers: str) -> str:
-        """Serve content, whole or from where a request wants it; returns its address."""
-
-        def answer(handler: BaseHTTPRequestHandler) -> None:
-            start = 0
-            wanted = handler.headers.get("Range")
-            if wanted and handler.headers.get("If-Range") == etag:
-                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            send(handler, content[start:], etag, 206 if start else 200, None, **headers)
-
-        self.answers[path] = answer
-        return self.url + path
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def send(
-    handler: BaseHTTPRequestHandler,
-    content: bytes,
-    etag: str | None = None,
-    status: int = 200,
-    length: int | None = None,
-    **headers: str,
-) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(content) if length is None else length))
-    if etag:
-        handler.send_header("ETag", etag)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "*")
-    server = Server()
-    yield server
-    server.close()
 
 
 def values(url: str) -> list[dict]:

@@ -322,7 +322,7 @@ def test_recipes_by_name(run, repository: Path, workspace: Path) -> None:
     assert "licence" in result.stdout
     assert PackedSet.open(workspace / "packed" / "belle", kind="sft").num_rows > 0
     for flags, message in (
-        (["sft", "--recipe", "bell"], "there are: skypile"),
+        (["sft", "--recipe", "bell"], "did you mean belle?"),
         (["dpo", "--recipe", "belle"], "is packed with: python data_process.py sft"),
         (["sft", "--recipe", "baike2018qa"], "fetch it by hand"),
         (["--recipe", "belle"], "need a command"),
