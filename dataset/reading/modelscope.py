@@ -73,18 +73,16 @@ def _files_below(set_name: str, folder: str, name: str) -> Iterator[str]:
 
 
 def _entries(set_name: str, folder: str, name: str) -> dict[str, str]:
-    """Path → `blob` or `tree` of what lies directly in a folder, fetched page by page."""
+    """Path → `blob` or `tree` of what lies directly in a folder: page after page, until one brings nothing new."""
     entries: dict[str, str] = {}
-    page, total = 1, 1
-    while len(entries) < total:
-        listed, total = _page(set_name, folder, page, name)
-        # Only what is new and below the folder: whatever a server says, this comes to an end.
-        new = {path: kind for path, kind in listed.items() if path not in entries and _is_below(path, folder)}
-        if not new and total > 0:
-            raise UserError(f"{name}: the hub lists {len(entries)} of {total} files; try again later")
-        entries |= new
+    page = 0
+    while True:
         page += 1
-    return entries
+        listed = _page(set_name, folder, page, name)
+        new = {path: kind for path, kind in listed.items() if path not in entries and _is_below(path, folder)}
+        if not new:
+            return entries
+        entries |= new
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -92,8 +90,8 @@ def _is_below(path: str, folder: str) -> bool:
     return parent in PurePosixPath(path).parents or not folder
 
 
-def _page(set_name: str, folder: str, page: int, name: str) -> tuple[dict[str, str], int]:
-    """The entries of one page, and how many all pages have."""
+def _page(set_name: str, folder: str, page: int, name: str) -> dict[str, str]:
+    """The entries of one page."""
     asked = {"Revision": _REVISION, "Root": folder, "PageSize": _PAGE_SIZE, "PageNumber": page}
     url = f"{_HUB}/{set_name}/repo/tree?{urlencode(asked)}"
     answer = _json(url, name)
@@ -101,8 +99,8 @@ def _page(set_name: str, folder: str, page: int, name: str) -> tuple[dict[str, s
     if answer.get("Code", 200) != 200 or data is None:
         raise UserError(f"{name}: no such set or folder on ModelScope (or it is private): {_message(answer)}")
     try:
-        return {str(file["Path"]): str(file["Type"]) for file in data["Files"] or []}, int(data["TotalCount"])
-    except (KeyError, TypeError, ValueError) as error:
+        return {str(file["Path"]): str(file["Type"]) for file in data["Files"] or []}
+    except (KeyError, TypeError) as error:
         raise UserError(f"{name}: the hub answers with no list of files; fetch them, and give their paths") from error
 
 
