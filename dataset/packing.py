@@ -47,7 +47,7 @@ ROW_DTYPE = np.dtype([("first_segment", "<i8"), ("segments", "<i4"), ("targets",
 
 _ARRAYS = ("tokens.npy", "mask.npy", "segments.npy", "rows.npy")
 _HEADER_BYTES = 512  # reserved before a streamed array's data; its final shape is known only at the end
-_BUFFERED_ROWS = 1024
+_BUFFERED_BYTES = 2 << 20
 
 
 class Piece(NamedTuple):
@@ -105,8 +105,9 @@ class PackedSetWriter:
             self._mask = _StreamedArray(folder / "mask.npy", np.dtype(bool), (self.row_length,))
         self._segments = _StreamedArray(folder / "segments.npy", SEGMENT_DTYPE)
         self._rows = _StreamedArray(folder / "rows.npy", ROW_DTYPE)
-        self._row_buffer = np.full((_BUFFERED_ROWS, self.row_length), pad_token_id, dtype)
-        self._mask_buffer = np.zeros((_BUFFERED_ROWS, self.row_length), bool)
+        buffered_rows = max(1, _BUFFERED_BYTES // (self.row_length * np.dtype(dtype).itemsize))
+        self._row_buffer = np.full((buffered_rows, self.row_length), pad_token_id, dtype)
+        self._mask_buffer = np.zeros((buffered_rows, self.row_length), bool)
         self._new_rows: list[tuple[int, int, int]] = []
         self._new_segments: list[tuple[int, int, int, int, int, int]] = []
         self.num_rows = self.num_targets = self.num_repeated_tokens = self.num_slots_filled = 0
@@ -135,7 +136,7 @@ class PackedSetWriter:
         self.num_slots_filled += start
         self.num_targets += row_targets
         self.num_rows += 1
-        if len(self._new_rows) == _BUFFERED_ROWS:
+        if len(self._new_rows) == len(self._row_buffer):
             self._flush()
         if self.num_rows == np.iinfo(np.int32).max:
             raise UserError(f"{self.folder}: a packed set holds at most {self.num_rows} rows; make several sets of it")

@@ -14,7 +14,7 @@ EXIT_USER_ERROR = 2
 _DISK_ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, then run the same command again",
     errno.EDQUOT: "your disk quota is used up: free some space, then run the same command again",
-    errno.EROFS: "the file system is read-only: choose another folder (--out_dir)",
+    errno.EROFS: "the file system is read-only: choose another folder",
     errno.EACCES: "permission denied: choose another path or change its permissions",
     errno.EPERM: "permission denied: choose another path or change its permissions",
     errno.EISDIR: "this is a folder, but a file was expected",

@@ -37,6 +37,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     reach the disk (fsync) before the rename does.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: is no ordinary file, so it is not replaced; choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

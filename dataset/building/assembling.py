@@ -5,7 +5,7 @@ a row, and of the rows that wait to be written.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,9 +33,9 @@ class SourceNumbers:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def __call__(self, sources: dict[str, str]) -> list[int]:
-        """The numbers of a block's sources (each with the label of an input it occurs in)."""
-        return [self._number(label, input_label) for label, input_label in sources.items()]
+    def __call__(self, sources: Sequence[tuple[str, str]]) -> list[int]:
+        """The numbers of a block's sources (each with the label of the input that its rows are in)."""
+        return [self._number(label, input_label) for label, input_label in sources]
 
     def _number(self, label: str, input_label: str) -> int:
         if label not in self._numbers and len(self._numbers) >= _MAX_SOURCES:

@@ -65,7 +65,7 @@ class EncodedBlock:
     """The n documents (conversations, pairs) of neighbouring rows, and what else became of those rows."""
 
     paths: list[str]  # the inputs that the rows come from
-    sources: dict[str, str] = field(default_factory=dict)  # source → the label of an input with such rows
+    sources: list[tuple[str, str]] = field(default_factory=list)  # source, and the label of the input
     read: ReadCounts = field(default_factory=ReadCounts)
     rejects: bytes = b""  # every row that was left out, as JSON Lines
     tokens: np.ndarray = _empty((0,), np.uint16)  # of all documents, end to end
@@ -94,12 +94,11 @@ def joined(blocks: Sequence[EncodedBlock]) -> EncodedBlock:
     """Several blocks as one, in their order."""
     whole = EncodedBlock(list(dict.fromkeys(path for block in blocks for path in block.paths)))
     path_numbers = {path: number for number, path in enumerate(whole.paths)}
-    for label, input_label in (pair for block in blocks for pair in block.sources.items()):
-        whole.sources.setdefault(label, input_label)
-    source_numbers = {label: number for number, label in enumerate(whole.sources)}
+    whole.sources = list(dict.fromkeys(source for block in blocks for source in block.sources))
+    source_numbers = {source: number for number, source in enumerate(whole.sources)}
     path_of, source_of = [], []
     for block in blocks:
-        sources = np.array([source_numbers[label] for label in block.sources], np.int32)
+        sources = np.array([source_numbers[source] for source in block.sources], np.int32)
         paths = np.array([path_numbers[path] for path in block.paths], np.int32)
         whole.read.merge(block.read, sources.tolist())
         source_of.append(sources[block.source_of])
@@ -175,7 +174,7 @@ class BlockEncoder:
                 left_out.drop(row, source, found.failed, found.detail, found.text)
             else:
                 documents.append(_Document(row, source, found))
-        encoded.sources = dict.fromkeys(numbers, input_label)
+        encoded.sources = [(label, input_label) for label in numbers]
         return documents
 
     def _converted(self, row: Row, input_label: str) -> tuple[str, Cleaned | Reject | None]:

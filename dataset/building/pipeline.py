@@ -72,6 +72,7 @@ def _build(settings: BuildSettings, inputs: list[Input], build: dict[str, Any], 
             shutil.rmtree(folder, ignore_errors=True)  # there is nothing in it that would spare work
         raise
     shutil.rmtree(folder)
+    settings.rejects_of_failure.unlink(missing_ok=True)  # of an earlier try
     rows, seconds = maker.read.num_rows_in, time.monotonic() - started
     if not settings.brief:
         print(f"{rows:,} rows in {seconds:,.1f} s ({rows / seconds:,.0f} rows/s)")

@@ -1,5 +1,6 @@
 """One build: what is asked for, what decides its result, and whether that result is there already."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,9 @@ from model.files import canonical_json, read_json, sha256_of_text
 from model.tokenizer import ChatTokenizer
 
 ENCODING_VERSION = 2  # raise it when the same input would now be encoded otherwise, or shards are read otherwise
+
+
+_LONGEST_ROW = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,18 @@ class BuildSettings:
 
     def check(self) -> None:
         """UserError for values that cannot work."""
-        if self.max_seq_len < 8:
-            raise UserError(f"--max_seq_len {self.max_seq_len}: expected at least 8")
+        if not 8 <= self.max_seq_len <= _LONGEST_ROW:
+            raise UserError(f"--max_seq_len {self.max_seq_len}: expected a number from 8 to {_LONGEST_ROW:,}")
+        if not 0 < self.memory_gb < 1e6:
+            raise UserError(f"--memory_gb {self.memory_gb}: expected a number of GiB, for example 4")
+        if self.num_workers < -1:
+            raise UserError(
+                f"--num_workers {self.num_workers}: expected a number of processes, 0 for none, -1 for one a core"
+            )
+        if self.kind != "pretrain" and self.text_key != "text":
+            raise UserError(
+                f"--text_key {self.text_key}: names the field of pretraining text; {self.kind} does not read it"
+            )
         for flag, share in (("val_share", self.val_share), ("max_reject_share", self.max_reject_share)):
             if not 0 <= share <= 1:
                 raise UserError(f"--{flag} {share}: expected a share between 0 and 1")
@@ -61,14 +75,44 @@ class BuildSettings:
             raise UserError("--tokenizer: it names no eos_token, which closes a document")
         if self.near is not None and self.rules.keep_duplicates:
             raise UserError("--near_dedup and --keep_duplicates: choose one; what is equal is more than nearly equal")
-        if self.rejects is not None and self.rejects.is_dir():
-            raise UserError(f"--rejects {self.rejects}: this is a folder, expected a file")
+        for rule in ("min_question_chars", "max_question_chars", "min_answer_chars", "max_answer_chars"):
+            if self.kind == "pretrain" and getattr(self.rules, rule):
+                raise UserError(f"--{rule}: text has no questions and answers; use --min_chars and --max_chars")
+        if self.rejects is not None:
+            _check_rejects_path(self.rejects)
         self.rules.thresholds()
 
     @property
     def set_names(self) -> list[str]:
         """The set, and its validation set if there is to be one."""
         return [self.name, f"{self.name}_val"] if self.val_share else [self.name]
+
+    @property
+    def rejects_of_failure(self) -> Path:
+        """Where the rejects are listed if there are too many of them, and no other place is asked for."""
+        return self.packed_dir / f"{self.name}.rejects.jsonl"
+
+
+def _check_rejects_path(path: Path) -> None:
+    """UserError unless a list of rejects may be put there: nothing that somebody else wrote is replaced."""
+    if not path.exists() and path.parent.is_dir():
+        return
+    if path.is_dir():
+        raise UserError(f"--rejects {path}: this is a folder, expected a file")
+    if not path.parent.is_dir():
+        raise UserError(f"--rejects {path}: there is no folder {path.parent}")
+    if not path.is_file():
+        raise UserError(f"--rejects {path}: this is no ordinary file; choose another path")
+    if (path.parent / "meta.json").exists():
+        raise UserError(f"--rejects {path}: lies in a packed set, which has its own rejects.jsonl; choose another path")
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    try:
+        is_ours = not first or {"path", "line", "reason"} <= json.loads(first).keys()
+    except (ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise UserError(f"--rejects {path}: exists and is no list of rejects; choose another path")
 
 
 def describe_build(settings: BuildSettings, inputs: list[Input]) -> dict[str, Any]:
@@ -124,7 +168,7 @@ def already_built(settings: BuildSettings, build: dict[str, Any]) -> bool:
     if same == folders:
         try:
             for folder in folders:
-                PackedSet.open(folder)  # names what was cut or altered since
+                PackedSet.open(folder)  # names a file that is missing or cut
         except UserError:
             if settings.overwrite:
                 return False

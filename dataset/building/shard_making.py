@@ -56,21 +56,19 @@ class ShardMaker:
         bar = BytesBar(self.settings.name, [each.size for each in self.inputs], blocks.bytes_read)
         workers = self.memory.num_workers
         encoded_blocks = encode_blocks(blocks, self.settings.tokenizer, self._encoding_settings(), workers)
-        try:
-            with bar, closing(encoded_blocks):
-                for block in encoded_blocks:
-                    self._pending.append(block)
-                    self._pending_bytes += block.num_bytes
-                    blocks.take()
-                    self._count(block)
-                    bar.update(blocks.bytes_read, block.read.num_rows_in)
-                    if self._pending_bytes >= SHARD_BYTES:
-                        self._write(blocks.position)
-                    if self.read.num_rows_in >= _ENOUGH_ROWS_TO_JUDGE:
-                        self._stop_if_too_many_rejects()
-        except (KeyboardInterrupt, SystemExit):
-            self._write(blocks.position)  # what is encoded need not be encoded again
-            raise
+        # What is pending when Ctrl-C comes is encoded again by the next run. Writing it then could take a block twice,
+        # or end a shard where an undisturbed run does not.
+        with bar, closing(encoded_blocks):
+            for block in encoded_blocks:
+                self._pending.append(block)
+                self._pending_bytes += block.num_bytes
+                blocks.take()
+                self._count(block)
+                bar.update(blocks.bytes_read, block.read.num_rows_in)
+                if self._pending_bytes >= SHARD_BYTES:
+                    self._write(blocks.position)
+                if self.read.num_rows_in >= _ENOUGH_ROWS_TO_JUDGE:
+                    self._stop_if_too_many_rejects()
         self._stop_if_too_many_rejects()
         self._write(blocks.position)
 
@@ -110,7 +108,7 @@ class ShardMaker:
         rejected, num_rows, settings = self.read.rejected, self.read.num_rows_in, self.settings
         if rejected.total <= settings.max_reject_share * num_rows:
             return
-        kept = settings.rejects or settings.packed_dir / f"{settings.name}.rejects.jsonl"
+        kept = settings.rejects or settings.rejects_of_failure
         with atomic_path(kept) as temporary, open(temporary, "wb") as file:
             for block in (*self.shards.read(), *self._pending):
                 file.write(block.rejects)

@@ -105,7 +105,7 @@ class ShardFolder:
             near = [arrays.pop(name) for name in _NEAR if name in arrays]
             yield EncodedBlock(
                 facts["paths"],
-                facts["sources"],
+                [(label, input_label) for label, input_label in facts["sources"]],
                 ReadCounts.from_lists(facts["read"]),
                 rejects,
                 near=NearArrays(*near) if near else None,

@@ -150,6 +150,20 @@ def test_sources_by_row_and_by_file(build) -> None:
     assert many.meta["report"]["by_source"]["rows"]["documents"] == 400 - 256
 
 
+def test_more_sources_than_are_told_apart_in_two_files_alike(build, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        rows = [{"text": f"{name} {n}", "source": f"https://{n}"} for n in range(300)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    packed = build(data_path=(str(tmp_path / "first.jsonl"), str(tmp_path / "second.jsonl")))
+    by_source = packed.meta["report"]["by_source"]
+    assert {name: by_source[name]["documents"] for name in ("https://0", "first", "second")} == {
+        "https://0": 2,
+        "first": 44,
+        "second": 44,
+    }
+    assert all(counts["rows_in"] == counts["documents"] for counts in by_source.values())
+
+
 def test_validation_is_split_by_document(build, tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     rows = [{"text": text} for text in TEXTS]
     packed = build(rows, val_share=0.1)

@@ -49,7 +49,7 @@ def test_a_block_of_texts(encode: Encode, tokenizer: ChatTokenizer) -> None:
     assert block.tokens.tolist() == [0, *tokenizer.encode("one"), 0, 0, *tokenizer.encode("二"), 0]
     assert block.lengths.tolist() == [[5], [5]] and block.mask is None
     assert block.lines.tolist() == [1, 4]
-    assert block.sources == {"rows": "rows", "zh": "rows"} and block.source_of.tolist() == [0, 1]
+    assert block.sources == [("rows", "rows"), ("zh", "rows")] and block.source_of.tolist() == [0, 1]
     assert [bytes(each) for each in block.digests] == [digest("one"), digest("二")]
     assert block.read.rows_in == {0: 3, 1: 1}
     assert block.read.rejected.rows == {("broken JSON", 0): 1}
@@ -77,7 +77,7 @@ def test_the_recipe_makes_the_rows(encode: Encode) -> None:
     recipe = Recipe("mine", "Mine", "pretrain", (), convert, "mine", ("en",))
     block = encode([{"body": "yes"}, {"body": "skip"}, {"text": "no"}], recipe=recipe)
     assert block.num_documents == 1
-    assert block.sources == {"recipe": "rows", "rows": "rows"}
+    assert block.sources == [("recipe", "rows"), ("rows", "rows")]
     assert block.read.dropped.by_reason() == {"left out by the recipe": 1}
     assert block.read.rejected.by_reason() == {"no body": 1}
 
@@ -124,7 +124,7 @@ def test_what_no_file_could_hold_is_mended(encode: Encode) -> None:
     assert block.read.rejected.total == 2
     for reject in (each for group in block.read.rejected.first.values() for each in group):
         (reject.detail + reject.sample).encode("utf-8")
-    for label in block.sources:
+    for label, _ in block.sources:
         label.encode("utf-8")
 
 

@@ -1,6 +1,7 @@
 """A build that is stopped, in whatever way and place, goes on; and nobody takes another build's work."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -15,8 +16,13 @@ import pytest
 import dataset.building.pipeline
 from dataset.building.encoding import BlockEncoder
 from dataset.building.pipeline import build_packed_set
+from dataset.building.progress import BytesBar
+from dataset.building.report import ReadCounts
 from dataset.building.settings import BuildSettings
+from dataset.building.shard_making import _Blocks
+from dataset.building.shards import ShardFolder
 from dataset.building.working_folder import finish_replacing, locked, working_folders
+from dataset.cleaning import CleaningRules
 from dataset.dedup import NearDuplicateSettings
 from dataset.packing import PackedSetWriter
 from model.tokenizer import ChatTokenizer
@@ -80,11 +86,10 @@ def whole(build, tmp_path: Path) -> Callable[..., dict[str, str]]:
 @pytest.mark.parametrize("near", [False, True])
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
 @pytest.mark.parametrize(
-    ("error", "lost"),
-    [(KeyboardInterrupt(), 1), (SystemExit(143), 1), (Killed(), 9), (OSError(errno.ENOSPC, "No space left"), 9)],
+    "error", [KeyboardInterrupt(), SystemExit(143), Killed(), OSError(errno.ENOSPC, "No space left")]
 )
 def test_stopped_while_encoding(
-    build, whole, encoded, monkeypatch, tmp_path, kind: str, error: BaseException, lost: int, near: bool
+    build, whole, encoded, monkeypatch, tmp_path, kind: str, error: BaseException, near: bool
 ) -> None:
     rows = ROWS + ROWS[:40] if kind == "pretrain" else CHATS + CHATS[:40]
     changes: dict[str, Any] = {"kind": kind, "val_share": 0.1}
@@ -103,8 +108,35 @@ def test_stopped_while_encoding(
     assert left.startswith(".mine.building-"), "no half set, no lock"
     build(rows, **changes)
     assert hashes(tmp_path / "packed") == expected
-    assert 0 < len(encoded) <= total - len(first) + lost, "finished shards are not encoded again"
+    assert 0 < len(encoded) <= total - len(first) + 9, "finished shards are not encoded again"
     assert len(encoded) < total
+
+
+@pytest.mark.parametrize("owner", [_Blocks, ReadCounts, ShardFolder, BytesBar])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_signal_between_two_steps_takes_nothing_twice(
+    build, whole, monkeypatch, tmp_path, owner: type, after: bool
+) -> None:
+    """A signal's handler runs wherever it likes: before or after anything that is done with an encoded block."""
+    name = {_Blocks: "take", ReadCounts: "merge", ShardFolder: "write", BytesBar: "update"}[owner]
+    expected = whole(ROWS, rules=CleaningRules(keep_duplicates=True))
+    original: Any = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def interrupted(*arguments: Any) -> Any:
+        is_now = next(calls) == 2
+        if is_now and not after:
+            raise KeyboardInterrupt
+        original(*arguments)
+        if is_now:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(ROWS, rules=CleaningRules(keep_duplicates=True))
+    build(ROWS, rules=CleaningRules(keep_duplicates=True))
+    assert hashes(tmp_path / "packed") == expected
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Killed(), OSError(errno.ENOSPC, "No space left")])
