@@ -9,6 +9,7 @@ A run that was stopped, even by `kill -9`, goes on after its last shard when the
 """
 
 import shutil
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -67,9 +68,13 @@ def _build(settings: BuildSettings, inputs: list[Input], build: dict[str, Any], 
         maker = ShardMaker(settings, inputs, folder, memory)
         maker.run()
         _assemble(settings, maker, build, folder)
-    except BaseException:
+    except BaseException as error:
         if not list(folder.glob("shards/*")):
             shutil.rmtree(folder, ignore_errors=True)  # there is nothing in it that would spare work
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            print(
+                f"\n{settings.name}: stopped; the same command goes on after the last finished shard", file=sys.stderr
+            )
         raise
     shutil.rmtree(folder)
     settings.rejects_of_failure.unlink(missing_ok=True)  # of an earlier try

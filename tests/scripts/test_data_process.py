@@ -232,6 +232,7 @@ def test_a_stopped_run_goes_on(
         assert not (packed_dir / ".large.lock").exists()
     finished_shards = len(list(packed_dir.glob(".large.building-*/shards/*")))
     assert finished_shards or pattern.endswith("building-*")
+    assert ("goes on after the last finished shard" in errors) == bool(finished_shards and sent != signal.SIGKILL)
     again = start_packing(repository, large, "stopped")
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
