@@ -7,9 +7,11 @@ as two conversations, and one failure drops the pair: neither answer is ever tre
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from dataset.conversations import SIDES, Conversation, Message, all_messages, contents
+from dataset.messages import prose_of, texts_of
 from dataset.rules import measuring
 from dataset.rules.html_remains import strip_html
 from dataset.rules.personal_data import MASKS
@@ -28,10 +30,8 @@ DUPLICATE = "duplicate"
 EMPTY = "empty"
 UNSETTLED = "rewriting does not settle"
 SAME_ANSWERS = "chosen equals rejected after cleaning"
-VERSION = 1  # raise it when a rule or a list changes: a set cleaned otherwise must not pass for the same
+VERSION = 2  # raise it when a rule or a list changes: a set cleaned otherwise must not pass for the same
 _MAX_ROUNDS = 4
-
-Conversation = dict[str, Any]
 
 
 def _rule(help: str) -> Any:
@@ -55,7 +55,7 @@ class CleaningRules:
     max_line_repeats: int | None = _rule("of equal lines in a document keep the first so many")
     tidy_space: bool | None = _rule("no space at line ends, at most two empty lines in a row")
     mask_personal_data: str | None = _rule("all, or some of mail,identity,card,phone,ip: replaced by placeholders")
-    strip: bool | None = _rule("take away the white space around each text")
+    strip: bool | None = _rule("take away the white space around each text, but not code's indentation")
     min_chars: int | None = _rule("drop documents and conversations with fewer characters")
     max_chars: int | None = _rule("drop documents and conversations with more characters")
     min_question_chars: int | None = _rule("drop conversations in which a user's turn has fewer characters")
@@ -127,7 +127,7 @@ RULES: dict[str, Rule] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
-    # Changes nothing that anybody would miss.
+    # Changes nothing that anybody would miss: outer white space goes, but not the indentation of code.
     "default": {"strip": True, "min_chars": 1},
     # MiniMind's data_process.py: short questions and answers, each at least half Chinese …
     "minimind": {
@@ -209,21 +209,20 @@ class Cleaner:
     def clean_conversation(self, conversation: Conversation) -> Cleaned:
         """Mend every message and judge the whole, in the form of `dataset/conversations.py`, which stays as it was.
 
-        `text` of the result is all that is said, line by line: what decontamination looks at.
+        `text` of the result is all that is said, line by line: what near-duplicates are found by.
         """
         mended: Conversation = dict(conversation)
         changed: dict[str, None] = {}
         failure: tuple[str, str] | None = None
         mended["messages"] = [dict(message) for message in conversation["messages"]]
-        for side in _ANSWERS:
+        for side in SIDES:
             if side in mended:
                 mended[side] = dict(mended[side])
-        for message in _messages(mended):
+        for message in all_messages(mended):
             failure = self._mend(message, changed) or failure
         failure = failure or self._judge(mended)
-        text = "\n".join(message["content"] for message in _messages(mended))
         failed, detail = failure or (None, "")
-        return Cleaned(text, mended, failed, detail, tuple(name for name in RULES if name in changed))
+        return Cleaned(contents(mended), mended, failed, detail, tuple(name for name in RULES if name in changed))
 
     def _mend(self, message: dict[str, Any], changed: dict[str, None]) -> tuple[str, str] | None:
         """Rewrite a message in place; a failure where that leaves nothing of it, or does not come to an end."""
@@ -255,7 +254,7 @@ class Cleaner:
 
     def _judge(self, conversation: Conversation) -> tuple[str, str] | None:
         """The first rule that a conversation fails; of a pair, that either of its two conversations fails."""
-        sides = [side for side in _ANSWERS if side in conversation]
+        sides = [side for side in SIDES if side in conversation]
         if sides and conversation["chosen"] == conversation["rejected"]:
             return SAME_ANSWERS, "both say the same"
         for name, rule, threshold in self._judging:
@@ -270,35 +269,9 @@ class Cleaner:
         return None
 
 
-def describe_rules(rules: CleaningRules) -> list[tuple[str, str, str, str]]:
-    """The table as a person reads it: a rule's name, its flag, its threshold ("off"), what it does."""
-    thresholds = rules.thresholds()
-    help_of = {each.name: each.metadata.get("help", "").replace("%%", "%") for each in fields(CleaningRules)}
-    rows = []
-    for name, rule in RULES.items():
-        threshold = thresholds.get(rule.field, False)
-        if rule.kind:
-            threshold = threshold and rule.kind in _kinds_of_data(threshold)
-        shown = ("on" if threshold else "off") if isinstance(threshold, bool) else str(threshold)
-        rows.append((name, f"--{rule.field}", shown, help_of[rule.field]))
-    return rows
-
-
 def digest(text: str) -> bytes:
     """16 bytes that tell documents apart, for duplicates and for the validation split."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-
-
-def in_validation(document_digest: bytes, val_share: float) -> bool:
-    """Whether a document belongs to the validation set.
-
-    Decided by the document alone: the same text falls on the same side in every build, in whatever file and
-    order it comes, so a set that grows never moves a document from validation to training.
-    """
-    return int.from_bytes(document_digest[:8], "big") < val_share * 2**64
-
-
-_ANSWERS = ("chosen", "rejected")
 
 
 def _rewritten(text: str, rules: list[tuple[str, Rule, Any]]) -> tuple[str, tuple[str, ...], bool]:
@@ -323,25 +296,27 @@ def _rewritten(text: str, rules: list[tuple[str, Rule, Any]]) -> tuple[str, tupl
     return text, tuple(changed), not rules
 
 
-def _messages(conversation: Conversation) -> Iterator[dict[str, Any]]:
-    yield from conversation["messages"]
-    for side in _ANSWERS:
-        if side in conversation:
-            yield conversation[side]
+def _parts(messages: list[Message], part: str) -> Iterator[tuple[str, str]]:
+    """The texts of a conversation that a rule judges, each with what it is called in the rule's detail.
 
-
-def _parts(messages: list[dict[str, Any]], part: str) -> Iterator[tuple[str, str]]:
-    """The texts of a conversation that a rule judges, each with what it is called in the rule's detail."""
+    The whole is all that is said, calls of tools included. Of a language, and good or bad prose, are only contents
+    and reasoning: names of functions are neither. A question or an answer is its content, however long the way there.
+    """
     if part == "whole":
-        yield "", "\n".join(message["content"] for message in messages)
+        yield "", "\n".join(text for message in messages for text in texts_of(message))
     elif part == "speaker":
         for role, name in (("user", "questions"), ("assistant", "answers")):
-            yield name, "\n".join(message["content"] for message in messages if message["role"] == role)
+            said = [text for message in messages if message["role"] == role for text in prose_of(message)]
+            yield name, "\n".join(said)
+    elif part == "message":
+        for number, message in enumerate(messages, start=1):
+            for text in prose_of(message):
+                yield f"turn {number}", text
     else:
-        wanted = {"question": "user", "answer": "assistant"}.get(part)
+        wanted = {"question": "user", "answer": "assistant"}[part]
         for number, message in enumerate(messages, start=1):
             is_call = message.get("tool_calls") and not message["content"]  # has no words of its own
-            if not is_call and (wanted is None or message["role"] == wanted):
+            if not is_call and message["role"] == wanted:
                 yield f"turn {number}", message["content"]
 
 

@@ -17,15 +17,28 @@ none of these, or cannot be trained on, raises `BadRow` with a reason to count.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from dataset.messages import BadRow, Message, assistant, check_order, text_of, to_messages, tool_descriptions, user
+from dataset.messages import (
+    BadRow,
+    Message,
+    assistant,
+    check_order,
+    exact_text,
+    text_of,
+    texts_of,
+    to_messages,
+    tool_descriptions,
+    user,
+)
 
 __all__ = [
+    "SIDES",
     "BadRow",
     "Conversation",
     "Message",
+    "all_messages",
     "contents",
     "exam_question",
     "to_conversation",
@@ -35,6 +48,7 @@ __all__ = [
 
 Conversation = dict[str, Any]
 
+SIDES = ("chosen", "rejected")  # the two answers of a preference pair
 # The fields that may hold a question and its answer; the first pair that a row has both of is taken.
 _PAIRS = (
     ("instruction", "output"),
@@ -54,10 +68,13 @@ _SPEAKER = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[ \t]*[:：]")
 
 
 def to_text(row: dict[str, Any], text_key: str = "text") -> str:
-    """The document in a row of pretraining text; BadRow when the key is missing or holds something else."""
+    """The document in a row of pretraining text; BadRow when the key is missing or holds something else.
+
+    White space around it stays: a line's indentation is text too. The rule `strip` of `dataset/cleaning.py` decides.
+    """
     if text_key not in row:
         raise BadRow(f"no field {text_key!r}", f"found {_names(row)}; name the right one with --text_key")
-    return text_of(row[text_key], text_key)
+    return exact_text(row[text_key], text_key)
 
 
 def to_conversation(row: dict[str, Any]) -> Conversation:
@@ -98,13 +115,21 @@ def to_preference(row: dict[str, Any]) -> Conversation:
     return pair
 
 
+def all_messages(conversation: Conversation) -> Iterator[Message]:
+    """Every message of a conversation, or of a preference pair with both its answers."""
+    yield from conversation["messages"]
+    for side in SIDES:
+        if side in conversation:
+            yield conversation[side]
+
+
 def contents(conversation: Conversation) -> str:
-    """All that is said in it, for rules on length."""
-    messages = [
-        *conversation["messages"],
-        *(conversation[k] for k in ("chosen", "rejected") if k in conversation),
-    ]
-    return "\n".join(message["content"] for message in messages)
+    """All that is said in it, line by line: contents, reasoning and calls of tools.
+
+    The descriptions of the tools are left out. They stand in many conversations alike and are not trained; with them,
+    two short talks with the same long list of tools would pass for near-duplicates.
+    """
+    return "\n".join(text for message in all_messages(conversation) for text in texts_of(message))
 
 
 def exam_question(row: dict[str, Any]) -> str | None:

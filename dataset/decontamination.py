@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from dataset.conversations import Conversation
-from dataset.held_out import CHOICES, Item, items_of
+from dataset.conversations import Conversation, all_messages
+from dataset.held_out import Item, items_of, label_of_choice
+from dataset.messages import texts_of
 from dataset.reading.formats import Row, parse_block
 from dataset.rules.ngrams import MAX_CHARS, PrefixSums, Units, ngram_hashes, prefix_sums, stretch_hashes, units_of
 from dataset.rules.rewriting import normalise_unicode
@@ -65,7 +66,7 @@ class Decontaminator:
                 raise UserError(f"--decontaminate_{flag} {value}: expected a number from {least} to 1000")
         self.words, self.characters = words, characters
         self.names: list[str] = []  # of the held-out files
-        self.num_items = self.num_unread = self.num_habits = 0
+        self.num_items = self.num_unread = 0
         self._runs = _Runs()
         self._arrays: dict[str, np.ndarray] = {}
         self._bitmap = np.zeros(0, bool)
@@ -127,9 +128,7 @@ class Decontaminator:
             return _whole(stem, least, least, _NO_LIMIT) if item.whole else []
         hashes = _whole(stem, least, _MIN_STEM_CHARACTERS if is_han else _MIN_STEM_WORDS, _MAX_STEMS)
         # With its choices: as a plain sequence, and with a letter before each, as prompts write it.
-        lettered = [
-            f"{letter}. {text}" for letter, text in zip(CHOICES[: len(item.choices)], item.choices, strict=True)
-        ]
+        lettered = [f"{label_of_choice(number)}. {text}" for number, text in enumerate(item.choices)]
         for choices in (item.choices, lettered):
             text = _Text(_folded("\n".join([item.text, *choices]))[: MAX_CHARS - 1])
             if len(text.units) < n:
@@ -141,7 +140,7 @@ class Decontaminator:
 
     def finish(self) -> None:
         """Sort what was added, leave habits of the exams out, and make the search ready."""
-        self._arrays, self.num_habits = self._runs.sorted_arrays()
+        self._arrays = self._runs.sorted_arrays()
         self._lengths = self._runs.lengths
         self._runs = _Runs()
         self._make_bitmap()
@@ -182,14 +181,14 @@ class Decontaminator:
         return found
 
     def find_conversations(self, conversations: Sequence[Conversation]) -> list[Shared | None]:
-        """The same for conversations and preference pairs: each message is searched, one find is enough."""
+        """The same for conversations and preference pairs: all that each message says is searched, reasoning and
+        calls of tools too; one find is enough."""
         texts: list[str] = []
         owners: list[int] = []
         for number, conversation in enumerate(conversations):
-            sides = [conversation[side] for side in ("chosen", "rejected") if side in conversation]
-            for message in [*conversation["messages"], *sides]:
-                texts.append(message["content"])
-                owners.append(number)
+            said = [text for message in all_messages(conversation) for text in texts_of(message)]
+            texts += said
+            owners += [number] * len(said)
         found: list[Shared | None] = [None] * len(conversations)
         for owner, shared in zip(owners, self.find(texts), strict=True):
             found[owner] = found[owner] or shared
@@ -340,15 +339,15 @@ class _Runs:
                 f"--decontaminate: the held-out files need more than {_MAX_BYTES >> 30} GiB; name fewer or smaller ones"
             )
 
-    def sorted_arrays(self) -> tuple[dict[str, np.ndarray], int]:
-        """`hashes` (uint64, sorted, each once) and `owners` (uint16, the file of each); and how many were habits."""
+    def sorted_arrays(self) -> dict[str, np.ndarray]:
+        """`hashes` (uint64, sorted, each once, without habits) and `owners` (uint16, the file of each)."""
         hashes = np.concatenate([array for array, _, _ in self._pending] or [np.zeros(0, np.uint64)])
         sizes = [len(array) for array, _, _ in self._pending]
         owners = np.repeat(np.array([owner for _, owner, _ in self._pending], np.uint16), sizes)
         most = np.repeat(np.array([most for _, _, most in self._pending], np.int64), sizes)
         unique, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-        habit = counts > most[first]
-        return {"hashes": unique[~habit], "owners": owners[first][~habit]}, int(habit.sum())
+        stays = counts <= most[first]
+        return {"hashes": unique[stays], "owners": owners[first][stays]}
 
 
 def _folded(text: str) -> str:

@@ -1,11 +1,13 @@
 """What is kept out of training data, read from any form in which exams and held-out data come."""
 
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
-from dataset.conversations import BadRow, Conversation, to_conversation, to_preference
+from dataset.conversations import BadRow, Conversation, all_messages, to_conversation, to_preference
+from dataset.messages import texts_of
 
-CHOICES = "ABCDEFGHIJ"
+_CHOICE_COLUMNS = "ABCDEFGHIJ"
 _QUESTION_KEYS = ("question", "Question", "problem", "query", "prompt", "instruction", "q")
 _TEXT_KEYS = ("text", "content")
 
@@ -17,6 +19,11 @@ class Item:
     text: str
     choices: tuple[str, ...] = ()
     whole: bool = True  # if it is shorter than a run, look for the whole; an answer like "Yes, of course" is no find
+
+
+def label_of_choice(number: int) -> str:
+    """What prompts write before a choice: A, B, C, …; a number where the letters have run out."""
+    return ascii_uppercase[number] if number < len(ascii_uppercase) else str(number + 1)
 
 
 def items_of(row: dict[str, Any]) -> list[Item]:
@@ -42,13 +49,13 @@ def _choices_of(row: dict[str, Any]) -> list[str]:
         listed = listed.get("text", list(listed.values()))
     if isinstance(listed, list):
         return [str(choice) for choice in listed]
-    return [str(row[letter]) for letter in CHOICES if row.get(letter) not in (None, "")]
+    return [str(row[letter]) for letter in _CHOICE_COLUMNS if row.get(letter) not in (None, "")]
 
 
 def _items_of_conversation(conversation: Conversation) -> list[Item]:
-    sides = [conversation[side] for side in ("chosen", "rejected") if side in conversation]
     return [
-        Item(message["content"], whole=message["role"] == "user")
-        for message in [*conversation["messages"], *sides]
+        Item(text, whole=message["role"] == "user")
+        for message in all_messages(conversation)
         if message["role"] in ("user", "assistant")
+        for text in texts_of(message)
     ]

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from dataset.reading.formats import nested_too_deeply
+
 Message = dict[str, Any]
 
 # What the public sets call the four speakers.
@@ -112,6 +114,42 @@ def check_order(messages: Iterable[Message]) -> None:
         before = role
     if before is None:
         raise BadRow("no turn at all")
+
+
+# ---- what a message says ----
+
+
+def prose_of(message: Message) -> list[str]:
+    """What a message says in words: its reasoning and its content, those that it has."""
+    return [text for text in (message.get("reasoning_content"), message["content"]) if text]
+
+
+def texts_of(message: Message) -> list[str]:
+    """All that a message says, each part as one text: reasoning, content, and every call of a tool.
+
+    Whoever asks what is *in* a message (searches for held-out text, near-duplicates, lengths) asks here: an
+    answer's reasoning and its calls are trained as its content is.
+    """
+    return [*prose_of(message), *(_call_text(call["function"]) for call in message.get("tool_calls") or ())]
+
+
+def _call_text(function: dict[str, Any]) -> str:
+    """The names in a call (function, arguments), then the values, one a line.
+
+    The values stand together, so that a question and its choices follow each other as they do in an exam.
+    """
+    names, values = [function["name"]], []
+    waiting = [function["arguments"]]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            names += value
+            waiting += reversed(value.values())
+        elif isinstance(value, list):
+            waiting += reversed(value)
+        else:
+            values.append(value if isinstance(value, str) else json.dumps(value))
+    return "\n".join([*names, *values])
 
 
 # ---- one turn ----
@@ -226,13 +264,18 @@ def tool_descriptions(tools: Any) -> list[dict[str, Any]]:
 
 def text_of(value: Any, key: str) -> str:
     """A text without the white space around it; BadRow for another type, or text that no file can hold."""
+    return exact_text(value, key).strip()
+
+
+def exact_text(value: Any, key: str) -> str:
+    """A text as it is; BadRow for another type, or text that no file can hold."""
     if not isinstance(value, str):
         raise BadRow("wrong type", f"{key} is {type_name(value)}, expected text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BadRow("not Unicode text", f"{key} holds half a surrogate pair at {error.start}") from error
-    return value.strip()
+    return value
 
 
 def literal(text: str, key: str) -> Any:
@@ -251,13 +294,19 @@ def literal(text: str, key: str) -> Any:
 
 
 def plain(value: Any, key: str) -> Any:
-    """The same value as JSON would give it back; a Python literal may hold sets, bytes and tuples."""
+    """The same value as JSON would give it back; a Python literal may hold sets, bytes and tuples.
+
+    BadRow for what JSON cannot hold, and for values nested too deeply.
+    """
     try:
         text = json.dumps(value, ensure_ascii=False)
         text.encode("utf-8")
-        return json.loads(text)
+        made = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRow("broken JSON inside a field", key) from error
+    if nested_too_deeply(made, text):  # JSON inside of a row's text is as bounded as the row itself
+        raise BadRow("nested too deeply", key)
+    return made
 
 
 def type_name(value: Any) -> str:

@@ -229,6 +229,7 @@ class BlockEncoder:
             num_tokens = [len(side.token_ids) for side in sides]
             if max(num_tokens) > self.settings.max_seq_len + 1:
                 detail = f"{max(num_tokens)} tokens, a row holds {self.settings.max_seq_len + 1}"
+                encoded.read.add_too_long(max(num_tokens) - 1)
                 left_out.drop(row, source, TOO_LONG, detail, num_tokens=sum(num_tokens))
             elif not all(any(side.loss_mask[1:]) for side in sides):
                 left_out.drop(row, source, NOTHING_TO_TRAIN, "the loss mask is empty", num_tokens=sum(num_tokens))

@@ -19,6 +19,10 @@ _SAMPLE_CHARS = 200
 # One count a script (dataset/rules/characters.py), named after the language that is written in it.
 _LANGUAGE_OF = {kind - FIRST_LETTER: name for name, kind in LANGUAGES.items()}
 NUM_SCRIPTS = NUM_KINDS - FIRST_LETTER
+# When more of a set than this is longer than a row, the report says so first, with the length that keeps the rest.
+_MUCH_TOO_LONG = 0.05
+_SHOWN_FILES = 3
+_HALF_CHARACTER = "\ufffd"  # what a tokenizer makes of some, but not all bytes of a character
 
 
 @dataclass
@@ -98,6 +102,11 @@ class ReadCounts:
     dropped: LeftOut = field(default_factory=LeftOut)  # good rows that a rule left out
     rewritten: Counter[str] = field(default_factory=Counter)  # documents, by the rule that changed them
     num_straddling: int = 0  # tokens that begin before an answer and end in it
+    too_long: Counter[int] = field(default_factory=Counter)  # longer than a row: by the max_seq_len that holds them
+
+    def add_too_long(self, max_seq_len: int) -> None:
+        """Count a conversation that needs this max_seq_len, under the next power of two."""
+        self.too_long[1 << (max_seq_len - 1).bit_length()] += 1
 
     def merge(self, other: "ReadCounts", renumber: Sequence[int]) -> None:
         """Add the counts of another, whose source i is our source `renumber[i]`."""
@@ -107,6 +116,7 @@ class ReadCounts:
         self.dropped.merge(other.dropped, renumber)
         self.rewritten.update(other.rewritten)
         self.num_straddling += other.num_straddling
+        self.too_long.update(other.too_long)
 
     @property
     def num_rows_in(self) -> int:
@@ -120,6 +130,7 @@ class ReadCounts:
             "dropped": self.dropped.as_lists(),
             "rewritten": dict(self.rewritten),
             "num_straddling": self.num_straddling,
+            "too_long": list(self.too_long.items()),
         }
 
     @classmethod
@@ -130,6 +141,7 @@ class ReadCounts:
             LeftOut.from_lists(lists["dropped"]),
             Counter(lists["rewritten"]),
             lists["num_straddling"],
+            Counter(dict(lists["too_long"])),
         )
 
 
@@ -184,7 +196,7 @@ class SetCounts:
         """The chosen documents: source, length in tokens, beginning."""
         chosen = sorted(self._samples, key=lambda entry: entry[:2], reverse=True)
         return [
-            {"source": sources[source], "tokens": length, "text": decode(tokens.tolist())[:_SAMPLE_CHARS]}
+            {"source": sources[source], "tokens": length, "text": beginning(tokens, length, decode)[:_SAMPLE_CHARS]}
             for _, _, source, length, tokens in chosen
         ]
 
@@ -193,6 +205,12 @@ class SetCounts:
         total = int(self.letters.sum())
         shares = {_LANGUAGE_OF.get(i, "other"): round(int(n) / total, 6) for i, n in enumerate(self.letters) if n}
         return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def beginning(tokens: np.ndarray, length: int, decode: Callable[[Iterable[int]], str]) -> str:
+    """The text of the first `SAMPLE_TOKENS` tokens of a document of `length` tokens, up to the last whole character."""
+    text = decode(tokens[:SAMPLE_TOKENS].tolist())
+    return text if length <= SAMPLE_TOKENS else text.rstrip(_HALF_CHARACTER)
 
 
 def cleaning_entry(read: ReadCounts) -> dict[str, Any]:
@@ -241,6 +259,7 @@ def report_entry(
         "by_source": by_source,
         "lengths": {f"{1 << (n - 1)}-{(1 << n) - 1}": count for n, count in sorted(counts.lengths.items())},
         "longest": counts.longest,
+        "too_long": {str(max_seq_len): count for max_seq_len, count in sorted(read.too_long.items())},
         "languages": counts.languages(),
         "samples": counts.samples(sources, decode),
     }
@@ -260,14 +279,14 @@ def report_text(meta: dict[str, Any]) -> str:
     """The report as Markdown, made from meta.json alone."""
     report = meta["report"]
     things = {"pretrain": "documents", "sft": "conversations", "dpo": "pairs"}[meta["kind"]]
-    lines = [
-        f"# {meta['name']}",
-        "",
+    both = ", both sides of a pair together" if meta["kind"] == "dpo" else ""
+    lines = [f"# {meta['name']}", "", *_much_too_long(meta, things)]
+    lines += [
         f"{meta['num_documents']:,} {things}, {meta['num_tokens']:,} tokens in {meta['num_rows']:,} rows of "
         f"{meta['row_length']} (max_seq_len {meta['max_seq_len']}); {meta['num_targets']:,} are trained.",
         f"Packing efficiency {meta['packing_efficiency']:.2%} (share of slots that hold no padding), "
         f"{meta['num_repeated_tokens']:,} tokens repeated where a document goes on in the next row.",
-        f"Longest: {report['longest']:,} tokens. Fingerprint {meta['fingerprint'][:16]}.",
+        f"Longest: {report['longest']:,} tokens{both}. Fingerprint {meta['fingerprint'][:16]}.",
     ]
     if meta["num_straddling_tokens"]:
         lines += [f"{meta['num_straddling_tokens']:,} tokens begin before an answer and end in it: not trained."]
@@ -275,7 +294,7 @@ def report_text(meta: dict[str, Any]) -> str:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in report["languages"].items())
         lines += [f"Letters by language, as their script shows it: {shares}."]
     lines += _source_table(meta, things) + _left_out_table(meta) + _searches(meta)
-    lines += ["", f"| tokens | {things} |", "|---|---|"]
+    lines += ["", f"| tokens{both} | {things} |", "|---|---|"]
     lines += [f"| {span} | {count:,} |" for span, count in report["lengths"].items()]
     lines += ["", f"Some of the {things}, chosen at random:", ""]
     lines += [
@@ -283,6 +302,27 @@ def report_text(meta: dict[str, Any]) -> str:
         for sample in report["samples"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _much_too_long(meta: dict[str, Any], things: str) -> list[str]:
+    """When many conversations are longer than a row: how many, and a --max_seq_len that keeps nearly all."""
+    too_long = {int(max_seq_len): count for max_seq_len, count in meta["report"]["too_long"].items()}
+    kept = sum(counts["documents"] + counts["validation"] for counts in meta["report"]["by_source"].values())
+    num_too_long = sum(too_long.values())
+    total = kept + num_too_long
+    if num_too_long <= _MUCH_TOO_LONG * total:
+        return []
+    for enough in sorted(too_long):
+        kept += too_long[enough]
+        if kept >= (1 - _MUCH_TOO_LONG) * total:
+            break
+    each_side = ", each side of a pair by itself" if meta["kind"] == "dpo" else ""
+    return [
+        f"**{num_too_long / total:.1%} are left out as longer than a row:** {num_too_long:,} of {total:,} {things} do "
+        f"not fit into --max_seq_len {meta['max_seq_len']}{each_side}. --max_seq_len {enough} would keep "
+        f"{kept / total:.1%} of them all (lengths are counted by powers of two: less may do).",
+        "",
+    ]
 
 
 def _source_table(meta: dict[str, Any], things: str) -> list[str]:
@@ -331,10 +371,21 @@ def _searches(meta: dict[str, Any]) -> list[str]:
             lines += [f"{near['cut_short']:,} documents have too many candidates; not all were compared."]
     if held_out:
         lines += [
-            f"Held out: {held_out['items']:,} questions and texts of {', '.join(held_out['files'])}; dropped is what "
+            f"Held out: {held_out['items']:,} questions and texts of {_short_list(held_out['files'])}; dropped is what "
             f"shares {held_out['words']} words or {held_out['characters']} Chinese characters in a row with them."
         ]
+        if held_out["unread"]:
+            lines += [
+                f"{held_out['unread']:,} rows of these files could not be read, or hold no question and no text: "
+                f"what stands in them was not looked for."
+            ]
     return ["", *lines] if lines else []
+
+
+def _short_list(files: Sequence[str]) -> str:
+    """The first few names; of the others, how many they are."""
+    more = f" and {len(files) - _SHOWN_FILES:,} more files" if len(files) > _SHOWN_FILES else ""
+    return ", ".join(files[:_SHOWN_FILES]) + more
 
 
 def _line_of(reject: Reject) -> str:

@@ -97,12 +97,3 @@ def count_kinds(text: str) -> np.ndarray:
     for start in range(0, len(text), 1 << 20):  # a gigantic document is counted in slices
         counts += np.bincount(kinds_of(text[start : start + (1 << 20)]), minlength=NUM_KINDS)
     return counts
-
-
-def count_languages(text: str) -> dict[str, int]:
-    """Letters by language as script shows it: `zh`, `en`, …, and `other`; only those that occur."""
-    counts = count_kinds(text)
-    found = {language: int(counts[kind]) for language, kind in LANGUAGES.items() if counts[kind]}
-    if counts[OTHER_LETTER]:
-        found["other"] = int(counts[OTHER_LETTER])
-    return found

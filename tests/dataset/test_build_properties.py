@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dataset.building.assembling import validation_mask
 from dataset.building.pipeline import build_packed_set
 from dataset.building.settings import BuildSettings
-from dataset.cleaning import CleaningRules, digest, in_validation
+from dataset.cleaning import CleaningRules, digest
 from dataset.conversations import BadRow, to_conversation
 from dataset.packing import IGNORED_TARGET, PackedSet
 from model.chat import encode_conversation
@@ -172,11 +172,30 @@ def test_pairs(pairs: list[tuple[str, str, str]], max_seq_len: int, tmp_path_fac
     assert Counter(zip(found[::2], found[1::2], strict=True)) == expected
 
 
+def split(texts: list[str], share: float) -> list[bool]:
+    digests = b"".join(map(digest, texts))
+    return validation_mask(np.frombuffer(digests, np.uint8).reshape(-1, 16), share).tolist()
+
+
 @given(st.lists(st.text(max_size=5), max_size=20), st.floats(0, 1))
 def test_the_split_of_many_is_the_split_of_each(texts: list[str], share: float) -> None:
-    digests = [digest(text) for text in texts]
-    together = validation_mask(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16), share)
-    assert together.tolist() == [in_validation(each, share) for each in digests]
+    assert split(texts, share) == [in_validation(digest(text), share) for text in texts]
+
+
+def in_validation(document_digest: bytes, share: float) -> bool:
+    """The rule, plainly: the document alone decides, so that no set that grows moves it to the other side."""
+    return int.from_bytes(document_digest[:8], "big") < share * 2**64
+
+
+@given(st.lists(st.text(max_size=5), max_size=20), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_validation_share_keeps_what_was_in_it(texts: list[str], one: float, other: float) -> None:
+    small, large = (split(texts, share) for share in sorted((one, other)))
+    assert all(stays or not was for was, stays in zip(small, large, strict=True))
+    assert not any(split(texts, 0)) and all(split(texts, 1))
+
+
+def test_validation_share_is_met() -> None:
+    assert 0.085 < np.mean(split([str(number) for number in range(5000)], 0.1)) < 0.115
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-30, 2.0**-64, 0.5, 1.0])

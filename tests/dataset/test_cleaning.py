@@ -20,9 +20,6 @@ from dataset.cleaning import (
     Cleaned,
     Cleaner,
     CleaningRules,
-    describe_rules,
-    digest,
-    in_validation,
 )
 from model.errors import UserError
 
@@ -107,15 +104,6 @@ def test_as_dict_tells_what_is_on_however_it_was_asked_for() -> None:
     assert json.loads(json.dumps(by_flag)) == by_flag
 
 
-def test_the_table_is_readable() -> None:
-    rows = {name: (flag, shown) for name, flag, shown, _ in describe_rules(CleaningRules(mask_personal_data="mail"))}
-    assert list(rows) == list(RULES)
-    assert rows["too few characters"] == ("--min_chars", "1")
-    assert rows["mail addresses"] == ("--mask_personal_data", "on")
-    assert rows["phone numbers"] == ("--mask_personal_data", "off")
-    assert rows["html"] == ("--remove_html", "off")
-
-
 @pytest.mark.parametrize(
     ("thresholds", "says"),
     [
@@ -190,6 +178,23 @@ def test_default_changes_nothing_but_outer_space() -> None:
     text = "\u3000\u3000第一，<b>x&amp;y</b>…  \n\n\n\n  ① ﬁn\u200b 13812345678 a@b.com\t\n"
     cleaned = Cleaner(CleaningRules()).clean_text(text)
     assert cleaned == Cleaned(text.strip(), changed=("strip",))
+
+
+CODE = "\n    def f(self):\n        return 1\n\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        (CleaningRules(cleaning="none"), CODE),
+        (CleaningRules(strip=False), CODE),
+        (CleaningRules(), CODE.strip("\n")),
+        (CleaningRules(cleaning="minimind_pretrain"), CODE.strip("\n")),
+        (CleaningRules(cleaning="web", min_chars=1), CODE.strip("\n")),
+    ],
+)
+def test_presets_keep_the_indentation_of_code(rules: CleaningRules, expected: str) -> None:
+    assert Cleaner(rules).clean_text(CODE).text == expected
 
 
 # ---- idempotence, speed ----
@@ -341,6 +346,29 @@ def test_messages_are_mended_and_the_original_stays() -> None:
     assert json.dumps(given) == before
 
 
+def test_rules_look_at_all_that_their_name_says() -> None:
+    call = {"function": {"name": "f", "arguments": {"x": "1234567890" * 3}}}
+    given = talk("问题是什么？", "这就是答案。")
+    given["messages"][1] |= {"reasoning_content": LONG_LINE * 3, "tool_calls": [call]}
+
+    def failed(**thresholds: Any) -> tuple[str | None, str]:
+        cleaned = Cleaner(off_except(**thresholds)).clean_conversation(given)
+        assert all(part in cleaned.text for part in ("问题是什么？", "这就是答案。", LONG_LINE, "1234567890"))
+        return cleaned.failed, cleaned.detail.split(":")[0]
+
+    # The whole of it …
+    assert failed(max_chars=40)[0] == "too many characters"
+    assert failed(max_digit_share=0.1)[0] == "too many digits"
+    # … everything written in prose …
+    assert failed(max_repeated_line_share=0.2) == ("repeated lines", "turn 2")
+    assert failed(max_repeated_ngram_share=0.2) == ("repeated n-grams", "turn 2")
+    assert failed(min_language_share="zh:0.5") == ("other language", "answers")
+    # … and the answer alone.
+    assert failed(min_answer_chars=6, max_answer_chars=6)[0] is None
+    del given["messages"][1]["reasoning_content"]
+    assert Cleaner(off_except(min_language_share="zh:0.9")).clean_conversation(given).failed is None
+
+
 def test_a_message_of_which_nothing_is_left_drops_the_conversation() -> None:
     cleaner = Cleaner(off_except(remove_html=True))
     cleaned = cleaner.clean_conversation(talk("hello", "<br><br>"))
@@ -410,16 +438,3 @@ def test_the_web_preset_leaves_real_pages_and_poems_alone(real_data: Any) -> Non
     assert sum(cleaned.failed is None for cleaned in kept) >= 0.95 * len(pages)
     assert sum(len(cleaned.text) for cleaned in kept) >= 0.99 * sum(map(len, pages))
     assert sum(cleaner.clean_text(poem).text == poem for poem in poems) >= 0.999 * len(poems)
-
-
-@given(st.text(alphabet="ab\n"), st.floats(0, 1), st.floats(0, 1))
-def test_a_larger_validation_share_keeps_what_was_in_it(text: str, one: float, other: float) -> None:
-    small, large = sorted((one, other))
-    assert in_validation(digest(text), large) or not in_validation(digest(text), small)
-    assert not in_validation(digest(text), 0)
-    assert in_validation(digest(text), 1)
-
-
-def test_validation_share_is_met() -> None:
-    share = sum(in_validation(digest(str(number)), 0.1) for number in range(5000)) / 5000
-    assert 0.085 < share < 0.115

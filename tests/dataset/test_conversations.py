@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from dataset.cleaning import Cleaner, CleaningRules
 from dataset.conversations import BadRow, contents, exam_question, to_conversation, to_preference, to_text
+from dataset.messages import texts_of
 from dataset.reading.formats import Row, parse_block
 from dataset.sources import find_inputs
 
@@ -195,6 +197,32 @@ def test_every_form_of_a_preference_pair(row: dict[str, Any]) -> None:
     assert contents(pair) == "q\ngood\nbad"
 
 
+def test_all_that_a_message_says() -> None:
+    answer = {"role": "assistant", "content": "I look.", "reasoning_content": "Where is it?"}
+    inner = {"tags": ["a", {"b": None}], "count": 3, "exact": True}
+    calls = [{"name": "find", "arguments": {"query": "the door", "more": inner}}, {"name": "stop", "arguments": {}}]
+    row = {
+        "messages": [{"role": "user", "content": "q"}, answer | {"tool_calls": calls}],
+        "tools": [{"name": "secret"}],
+    }
+    made = to_conversation(row)
+    call = ["find", "query", "more", "tags", "count", "exact", "b", "the door", "a", "null", "3", "true"]
+    assert texts_of(made["messages"][1]) == ["Where is it?", "I look.", "\n".join(call), "stop"]
+    assert "door" in contents(made) and "Where" in contents(made) and "secret" not in contents(made)
+
+
+@pytest.mark.parametrize("depth", [1, 100, 101, 600, 900, 100_000])
+def test_arguments_may_be_nested_but_not_without_end(depth: int) -> None:
+    arguments = '{"a": ' * depth + '"a@b.com"' + "}" * depth
+    row = {"conversations": [{"from": "human", "value": "q"}, call_with(arguments)]}
+    if depth > 100:
+        with pytest.raises(BadRow):
+            to_conversation(row)
+    else:
+        cleaned = Cleaner(CleaningRules(mask_personal_data="all")).clean_conversation(to_conversation(row))
+        assert cleaned.text.endswith("a\n[mail address]")
+
+
 def call_with(arguments: str) -> dict[str, Any]:
     return {"from": "function_call", "value": json.dumps({"name": "add", "arguments": arguments})}
 
@@ -270,7 +298,7 @@ def test_pairs_that_cannot_be_trained_on(row: dict[str, Any], reason: str) -> No
 
 
 def test_text_rows() -> None:
-    assert to_text({"text": " x "}) == "x"
+    assert to_text({"text": "    x = 1\n"}) == "    x = 1\n", "the rule `strip` decides, not the reader"
     assert to_text({"body": "x"}, "body") == "x"
     for row, reason in (
         ({"body": "x"}, "no field 'text'"),

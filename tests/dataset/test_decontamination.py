@@ -110,6 +110,20 @@ def test_short_questions_with_choices_need_them_unless_they_say_enough() -> None
     assert held_out.match("".join(choices)) is None
 
 
+@pytest.mark.parametrize("count", [1, 2, 10, 11, 26, 27, 60])
+def test_any_number_of_choices(count: int) -> None:
+    choices = tuple(f"option{number} of them" for number in range(count))
+    row = {"question": "Which one is right?", "choices": list(choices)}
+    held_out = made_of(*items_of(row))
+    labels = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *map(str, range(27, 61))]
+    for prompt in (
+        ["Which one is right?", *choices],
+        ["Which one is right?", *(f"{label}. {text}" for label, text in zip(labels[:count], choices, strict=True))],
+    ):
+        assert held_out.match("Say: " + "\n".join(prompt))
+    assert held_out.match("Which one is right? The first of them.") is None
+
+
 def test_habits_of_an_exam_are_no_contamination() -> None:
     habit = "根据这部法律总则的规定下列关于当事人权利义务的说法正确的是"
     same_stem = [Item("下列关于这个问题的各种说法正确的是", (f"第{n}种说法" * 3,) * 4) for n in "甲乙丙丁"]
@@ -118,7 +132,6 @@ def test_habits_of_an_exam_are_no_contamination() -> None:
     )
     assert many.match(f"教材写道：{habit}以下各项") is None
     assert many.match("下列关于这个问题的各种说法正确的是") is None
-    assert many.num_habits > 0
     assert many.match("第百条所说的情形包括哪些方面的内容和例外")
     # The same exam given twice is not many exams.
     assert made_of(*[habit] * 20).match(habit)
@@ -162,6 +175,39 @@ def test_conversations_and_pairs() -> None:
     found = held_out.find_conversations([clean, dirty, pair])
     assert [shared is not None for shared in found] == [False, True, True]
     assert found[1] is not None and "20 words or characters in a row are in exam.csv: 渡轮" in found[1].detail
+
+
+def answer_with(**more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Well.", **more}]}
+
+
+def call_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"tool_calls": [{"type": "function", "function": {"name": "search", "arguments": arguments}}]}
+
+
+SAID_ASIDE = {
+    "reasoning": {"reasoning_content": f"Let me see. {ENGLISH}!"},
+    "arguments": call_of({"query": ENGLISH}),
+    "nested arguments": call_of({"filters": [{"limit": 3, "texts": ["a", ENGLISH]}]}),
+    "a question and its choices": call_of({"question": " ".join(ENGLISH.split()[:9]), "of": ENGLISH.split()[9:]}),
+}
+
+
+@pytest.mark.parametrize("where", SAID_ASIDE)
+def test_all_that_is_trained_is_searched(where: str) -> None:
+    held_out = made_of(ENGLISH)
+    conversation = answer_with(**SAID_ASIDE[where])
+    pair = {"messages": conversation["messages"][:1], "chosen": conversation["messages"][1]}
+    pair["rejected"] = {"role": "assistant", "content": "No."}
+    assert all(held_out.find_conversations([conversation, pair]))
+    assert held_out.find_conversations([answer_with()]) == [None]
+
+
+@pytest.mark.parametrize("where", SAID_ASIDE)
+def test_all_that_a_held_out_conversation_says_is_kept_out(where: str) -> None:
+    held_out = made_of(*items_of(answer_with(**SAID_ASIDE[where])))
+    assert held_out.match(ENGLISH)
+    assert held_out.match("Well.") is None and held_out.match("search") is None
 
 
 # ---- files ----

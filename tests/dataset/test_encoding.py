@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dataset.dedup import NearDuplicateSettings, NearKeys
 from dataset.messages import BadRow
 from dataset.reading.formats import Block
 from dataset.recipes import Recipe
-from dataset.rules.characters import count_languages
+from dataset.rules.characters import LANGUAGES, OTHER_LETTER, kinds_of
 from model.files import canonical_json
 from model.tokenizer import ChatTokenizer
 from tests.tiny_model import byte_tokenizer
@@ -117,6 +118,31 @@ def test_keys_of_near_duplicates(encode: Encode) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_keys_of_near_duplicates_hold_all_that_is_said(encode: Encode) -> None:
+    near = NearDuplicateSettings()
+    call = {"name": "add", "arguments": {"a": "seventeen ships"}}
+    messages = [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "content": "So many.", "reasoning_content": "One by one.", "tool_calls": [call]},
+    ]
+    block = encode([{"messages": messages}], kind="sft", max_seq_len=500, near=near)
+    assert block.near is not None
+    expected = NearKeys(near)(["How many?\nOne by one.\nSo many.\nadd\na\nseventeen ships"])
+    for found, key in zip(vars(block.near).values(), expected, strict=True):
+        np.testing.assert_array_equal(found, key)
+
+
+def test_text_is_stripped_by_the_rule_alone(encode: Encode, tokenizer: ChatTokenizer) -> None:
+    code = "    def f(self):\n        return 1\n"
+    for rules, expected in (
+        (CleaningRules(), code.rstrip()),
+        (CleaningRules(strip=False), code),
+        (CleaningRules(cleaning="none"), code),
+    ):
+        block = encode([{"text": code}], rules=rules)
+        assert tokenizer.decode(block.tokens[1:-1].tolist()) == expected
+
+
 def test_what_no_file_could_hold_is_mended(encode: Encode) -> None:
     """Half a surrogate pair, which JSON may hold, must end in no report and no rejects file."""
     block = encode(['{"\\ud800": 1}', '{"text": "x", "source": "\\ud800"}', '{"text": "\\ud800"}'])
@@ -138,9 +164,15 @@ def test_letters_are_counted_by_script(texts: list[str], long_text: int) -> None
     for text, row in zip(texts, counts, strict=True):
         total = SetCounts()
         total.add(np.zeros(1, np.int32), np.ones(1, np.int64), row[None])
-        languages = count_languages(text)
+        languages = languages_of(text)
         expected = {name: count / max(sum(languages.values()), 1) for name, count in languages.items()}
         assert total.languages() == pytest.approx(expected, abs=1e-6)
+
+
+def languages_of(text: str) -> Counter[str]:
+    """Letters by language, slowly: one after another."""
+    names = {kind: name for name, kind in LANGUAGES.items()} | {OTHER_LETTER: "other"}
+    return Counter(names[kind] for kind in kinds_of(text).tolist() if kind in names)
 
 
 texts_or_not = st.one_of(
@@ -185,4 +217,5 @@ def test_blocks_joined_and_stored_are_the_block_of_all_rows(
 def test_counts_survive_their_lists() -> None:
     counts = ReadCounts()
     counts.merge(ReadCounts(), [])
+    counts.add_too_long(700)
     assert ReadCounts.from_lists(json.loads(json.dumps(counts.as_lists()))) == counts
