@@ -10,6 +10,7 @@ What a file holds is seen from its content (dataset/reading/formats.py). Only wh
 missing, empty, damaged, not text, cut in the middle of its last row, or changed while it was read.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -25,10 +26,22 @@ from urllib.parse import urlsplit
 
 from dataset.reading.archives import Archive, Member, archive_kind
 from dataset.reading.cutting import BLOCK_BYTES, MAX_ROW_BYTES, cut_blocks
-from dataset.reading.formats import PACKED_SUFFIXES, Block, Reject, Row, parse_block
+from dataset.reading.formats import (
+    EXPECTED,
+    HEAD_BYTES,
+    PACKED_SUFFIXES,
+    Block,
+    Reject,
+    Row,
+    is_blank,
+    is_office_document,
+    parse_block,
+    sniff,
+    what_without_data,
+)
 from dataset.reading.hub import HubSplit, find_hub_file, find_hub_split
 from dataset.reading.modelscope import find_modelscope_files
-from dataset.reading.streams import Stamp, Stream, copy_on_disk, open_file, unpacked
+from dataset.reading.streams import Stamp, Stream, copy_on_disk, damaged, open_file, unpacked
 from dataset.reading.web import WebFile, find_web_file
 from model.errors import UserError
 from model.files import canonical_json, sha256_of_text
@@ -69,10 +82,14 @@ class Input:
             return
         with self.origin.open() as stored:
             stream = unpacked(unpacked(stored))  # twice: servers like to compress what is compressed
-            if stream.head(1):
-                yield from cut_blocks(stream, block_bytes, max_row_bytes, text_piece_bytes)
-            else:
+            head = stream.head(HEAD_BYTES)
+            without = what_without_data(head) if isinstance(self.origin, _ArchiveMember) else None
+            if is_blank(head):
                 yield Block(self.name, "values", 1, rejects=(Reject(self.name, 1, "empty file"),))
+            elif without is not None:
+                yield Block(self.name, "values", 1, rejects=(Reject(self.name, 1, "a file without data", without),))
+            else:
+                yield from cut_blocks(stream, block_bytes, max_row_bytes, text_piece_bytes)
 
     def fingerprint(self) -> str:
         """What identifies its content: a hash of its bytes, or of its version on a server or hub."""
@@ -81,10 +98,12 @@ class Input:
 
 def find_inputs(names: Iterable[str | Path]) -> list[Input]:
     """Everything that some names stand for, each once: in the order of the names, in a folder or pattern by path, in
-    an archive in its own order. Hidden files are left out.
+    an archive in its own order. Hidden files are left out; so are pictures and the like in a folder or pattern, and a
+    line says so. Each local file is looked into, so that one that cannot be read ends a build before it begins.
 
     Raises:
-        UserError: nothing is there, a folder or archive holds no file, a file is empty, or a server refuses.
+        UserError: nothing is there, a folder or archive holds no file, a file of that name holds no data, data cannot
+            be read, or a server refuses.
     """
     found: dict[str, tuple[str, int | None, _Bytes | HubSplit]] = {}  # by what makes an input the same
     for name in names:
@@ -117,9 +136,10 @@ def _find(name: str | Path) -> Iterator[_Found]:
         yield from _in_web_file(web)
     elif isinstance(name, str) and name.startswith(("https://", "http://")):
         yield from _in_web_file(find_web_file(name))
+    elif not str(name).strip():
+        raise UserError(f"{name!r}: an empty name; expected a file, a folder, a pattern or an address")
     else:
-        for path in _local_files(name):
-            yield from _in_file(_LocalFile(path, _printable(path), Stamp.of(path)))
+        yield from _in_local_files(name)
 
 
 # ---- files ----
@@ -145,17 +165,66 @@ def _hash(file: _LocalFile) -> str:
         return hashlib.file_digest(io.BufferedReader(stream), "sha256").hexdigest()
 
 
-def _in_file(file: _LocalFile) -> Iterator[_Found]:
-    """The file, or the files in it where it is an archive."""
-    key = os.path.realpath(file.path)
-    if file.stamp.size == 0:
-        raise UserError(f"{file.name}: the file is empty")
-    with file.open() as stream:
-        kind = archive_kind(unpacked(stream))
-    if kind is None:
-        yield key, file.name, file.stamp.size, file
-    else:
-        yield from _in_archive(Archive(file.name, kind, file.open), key, file)
+def _in_local_files(name: str | Path) -> Iterator[_Found]:
+    """A file or all files of a folder or pattern, of which those without data are told in one line."""
+    try:
+        files = _local_files(name)
+    except OSError as error:  # such as a folder that may not be looked into, or a name of thousands of letters
+        raise damaged(_printable(Path(error.filename or name)), "folder", error) from error
+    is_named = len(files) == 1 and files[0] == Path(name).expanduser()  # else it was found
+    without_data: list[str] = []
+    num_read = 0
+    for path in files:
+        file = _file_at(path)
+        if file is None:
+            continue
+        if is_named and file.stamp.size == 0:
+            raise UserError(f"{file.name}: the file is empty")
+        kind, head = _look_into(file)
+        what = what_without_data(head) if kind is None else "an office document" if is_office_document(head) else None
+        num_read += what is None
+        if what is not None and not is_named:
+            without_data.append(f"{_printable(Path(os.path.relpath(path, _base(name))))} ({what})")
+        elif kind is not None and what is None:
+            yield from _in_archive(Archive(file.name, kind, file.open), os.path.realpath(path), file)
+        else:
+            if is_named or not is_blank(head):
+                sniff(head, file.name)  # refuses what cannot be read
+            yield os.path.realpath(path), file.name, file.stamp.size, file
+    if not num_read:
+        there = f"it holds {_some(without_data)}" if without_data else "its files are gone"
+        raise UserError(f"{_printable(Path(name))}: nothing in it can be read: {there}, expected {EXPECTED}")
+    if without_data:
+        left_out = f"not read: {len(without_data)} without, {_some(without_data)}"
+        print(f"{_printable(Path(name))}: {num_read} files with data; {left_out}", flush=True)
+
+
+def _file_at(path: Path) -> _LocalFile | None:
+    """A file as it is now; None where it is gone again, as somebody's temporary file may be."""
+    try:
+        return _LocalFile(path, _printable(path), Stamp.of(path))
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise damaged(_printable(path), "file", error) from error
+        return None
+
+
+def _look_into(file: _LocalFile) -> tuple[str | None, bytes]:
+    """What kind of archive a file is, if it is one, and its first bytes, unpacked."""
+    with file.open() as stored:
+        stream = unpacked(stored)
+        kind = archive_kind(stream)
+        return kind, (stream if kind else unpacked(stream)).head(HEAD_BYTES)
+
+
+def _base(name: str | Path) -> Path:
+    """The folder, or that above a pattern: what the names of found files are shown without."""
+    path = Path(name).expanduser()
+    return path if path.is_dir() else _plain_part(path)
+
+
+def _some(shown: list[str]) -> str:
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
 def _local_files(name: str | Path) -> list[Path]:
@@ -176,14 +245,21 @@ def _local_files(name: str | Path) -> list[Path]:
     return files
 
 
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)  # (the last: the folder of a process that has ended)
+
+
 def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones; linked folders once, so that a circle of links ends."""
+    """All files below a folder but hidden ones; linked folders once, so that a circle of links ends.
+
+    What is taken away while we look is as if it had never been there. OSError: a folder may not be looked into.
+    """
     files: list[Path] = []
     top = Path(os.path.realpath(folder))
     seen = {str(parent) for parent in top.parents}  # a link upwards would bring in what lies beside the folder
 
     def stop(error: OSError) -> None:
-        raise error
+        if error.errno not in _GONE:
+            raise error
 
     for root, folders, names in os.walk(folder, followlinks=True, onerror=stop):
         real = os.path.realpath(root)
@@ -202,11 +278,10 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _matching(pattern: Path) -> list[Path]:
     """The files that a pattern names; `**` goes through folders but not through links to folders."""
-    parts = pattern.parts
-    plain = next((index for index, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
-    if plain is None:
+    folder = _plain_part(pattern)
+    if folder == pattern:
         return []
-    folder, rest = Path(*parts[:plain]), PurePosixPath(*parts[plain:])
+    rest = PurePosixPath(*pattern.parts[len(folder.parts) :])
     hidden_wanted = any(part.startswith(".") for part in rest.parts)
     matches = sorted(path for path in folder.glob(str(rest)) if path.is_file())
     return [
@@ -214,6 +289,12 @@ def _matching(pattern: Path) -> list[Path]:
         for path in matches
         if hidden_wanted or not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+
+
+def _plain_part(pattern: Path) -> Path:
+    """What stands before the first part with a wildcard: all of it where there is none."""
+    is_plain = [re.search(r"[*?\[]", part) is None for part in pattern.parts]
+    return Path(*pattern.parts[: [*is_plain, False].index(False)])
 
 
 def _printable(path: Path) -> str:

@@ -213,19 +213,33 @@ def _csv_values(text: io.TextIOBase, name: str, found: str, max_row_bytes: int) 
 
 
 class _Lines:
-    """Lines of a text; in the place of a gigantic one something that the CSV reader refuses for its length."""
+    """Lines of a text, ended by LF, CR LF or a lone CR, as the CSV reader takes them; in the place of a gigantic one
+    something that the reader refuses for its length."""
 
     def __init__(self, text: io.TextIOBase, limit: int) -> None:
         self.text, self.limit = text, limit
         self.unfinished = False  # the last line had no line end
+        self._ahead = ""  # a character that was read to see whether it belongs to a line end
 
     def __iter__(self) -> Iterator[str]:
-        while line := self.text.readline(self.limit):
+        while line := self._readline(self.limit + 1):
             end = line
-            while end and not end.endswith("\n"):
-                end = self.text.readline(BLOCK_BYTES)
+            while end and not end.endswith(("\n", "\r")):
+                end = self._readline(BLOCK_BYTES)
             self.unfinished = not end
-            yield line if len(line) < self.limit or end is line else "x" * (self.limit + 1)
+            too_long = len(line) > self.limit and len(line.rstrip("\r\n")) > self.limit
+            yield "x" * (self.limit + 1) if too_long else line
+
+    def _readline(self, size: int) -> str:
+        """A line with its end, or about `size` characters of it; CR LF is never cut in two."""
+        line, self._ahead = self._ahead, ""
+        if line != "\r":
+            line += self.text.readline(size)
+        if line.endswith("\r"):
+            self._ahead = self.text.readline(1)
+            if self._ahead == "\n":
+                line, self._ahead = line + "\n", ""
+        return line
 
 
 def _parquet_blocks(stream: Stream, block_bytes: int, max_row_bytes: int) -> Iterator[Block]:

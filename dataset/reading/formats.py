@@ -35,7 +35,7 @@ PACKED_SUFFIXES = {".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd"}
 # Endings of data files and of archives. What a file holds its content says; these say which of a hub's are wanted.
 DATA_SUFFIXES = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".zip", ".tar", ".tgz", ".tbz2"}
 
-# What cannot be read, by its first bytes: what it is, and what to do. (Compressed files were unpacked before.)
+# Data that cannot be read, by their first bytes: what it is, and what to do. (Compressed files were unpacked before.)
 _MAGIC = {
     b"\xff\xfe": ("UTF-16 text", "convert it to UTF-8 first"),
     b"\xfe\xff": ("UTF-16 text", "convert it to UTF-8 first"),
@@ -44,10 +44,23 @@ _MAGIC = {
     b"Rar!": ("a RAR archive", "unpack it, or pack it as .zip or .tar.gz"),
     b"\x04\x22\x4d\x18": ("lz4", "unpack it, or compress it as .zst or .gz"),
     b"ARROW1": ("an Arrow file", "save it as Parquet"),
-    b"%PDF": ("a PDF document", "extract its text first"),
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from"),
 }
-_EXPECTED = "JSON, CSV, Parquet or plain text in UTF-8"
+# What holds no rows at all. Most such files need no entry: control bytes among their bytes give them away.
+_NO_DATA = {
+    b"%PDF": "a PDF document",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x7fELF": "a program",
+    **dict.fromkeys((b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"), "MP3 sound"),
+    **dict.fromkeys((b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"), "a pickle, which could run any code"),
+}
+# The first file in a zip archive that is a document.
+_OFFICE_DOCUMENT = re.compile(rb"PK\x03\x04.{26}(\[Content_Types\]\.xml|mimetypeapplication/)", re.DOTALL)
+_NO_TEXT_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+EXPECTED = "JSON, CSV, Parquet or plain text in UTF-8"
 # A first line of plain text may hold commas too; it is a header only if it names a column of this field.
 _COLUMNS = {
     *("text", "content", "instruction", "input", "output", "q", "a", "history", "prompt", "chosen", "rejected"),
@@ -95,19 +108,22 @@ def sniff(head: bytes, name: str) -> str:
     decides only where the content leaves it open.
 
     Raises:
-        UserError: the content is binary, UTF-16, an archive in an archive, or nothing but white space.
+        UserError: it holds no data, or data that cannot be read: UTF-16, an archive in an archive, and so on.
     """
     if head.startswith(b"PAR1"):
         return "parquet"
+    without = what_without_data(head)
+    if without is not None:
+        raise UserError(
+            f"{name}: this is {without}, expected {EXPECTED}; save its text or table, if it has one, as .txt or .csv"
+        )
     for magic, (found, advice) in _MAGIC.items():
         if head.startswith(magic):
-            raise UserError(f"{name}: this is {found}, expected {_EXPECTED}; {advice}")
+            raise UserError(f"{name}: this is {found}, expected {EXPECTED}; {advice}")
     head = head.removeprefix(codecs.BOM_UTF8)
     lines = [line for line in head.split(b"\n") if line.strip()]
     if not lines:
         raise UserError(f"{name}: nothing but white space in it")
-    if b"\0" in lines[0]:
-        raise UserError(f"{name}: a binary file (it begins with NUL bytes), expected {_EXPECTED}")
     start = head.lstrip()
     suffix = data_suffix(name)
     if re.match(rb"\[\s*(\{|\]|$)", start):
@@ -118,12 +134,54 @@ def sniff(head: bytes, name: str) -> str:
             return "jsonl"
         if start.startswith(b"{"):
             return "jsonl" if suffix in {".jsonl", ".ndjson"} else "json"
-    header = lines[0].decode("utf-8", errors="replace").strip()
+    header = lines[0].strip().split(b"\r")[0].decode("utf-8", errors="replace")  # (old tables end lines by `\r` alone)
     for found, delimiter in (("csv", ","), ("tsv", "\t")):
         columns = [column.strip().strip('"').lower() for column in header.split(delimiter)]
         if suffix == f".{found}" or (len(columns) > 1 and _COLUMNS.intersection(columns) and all(columns)):
             return found
     return "documents" if DOCUMENT_SEPARATOR.search(head) else "text"
+
+
+def what_without_data(head: bytes) -> str | None:
+    """What a file is that has no rows in it, by its first bytes: a picture, a program, …; None where it may have some.
+
+    A few NUL bytes or another encoding do not make a file binary: they cost the rows in which they are.
+    """
+    if is_office_document(head):
+        return "an office document"
+    if head.startswith((b"PAR1", *_MAGIC)):
+        return None
+    for magic, found in _NO_DATA.items():
+        if head.startswith(magic):
+            return found
+    lines = [line for line in head.split(b"\n") if line.strip()]
+    if not lines or b"\0" in lines[0]:
+        return "a binary file" if lines else None
+    is_binary = 2 * sum(map(_is_binary, lines)) > len(lines) and not _is_json(lines[0])
+    return "a binary file" if is_binary else None
+
+
+def is_office_document(head: bytes) -> bool:
+    """Whether a zip archive is a text, a table or a book of an office program, by its first bytes."""
+    return _OFFICE_DOCUMENT.match(head) is not None
+
+
+def is_blank(head: bytes) -> bool:
+    """Whether a file's first bytes are nothing but white space (and a byte order mark)."""
+    return not head.removeprefix(codecs.BOM_UTF8).strip()
+
+
+def _is_binary(line: bytes) -> bool:
+    """Whether a line is certainly no text: NUL bytes are in it, or other control bytes and what is not UTF-8."""
+    if b"\0" in line:
+        return True
+    if not _NO_TEXT_CONTROLS.search(line):
+        return False
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def data_suffix(name: str) -> str:

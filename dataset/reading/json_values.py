@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dataset.reading.formats import Reject, cut_error, explain, nested_too_deeply, sample_of
+from model.errors import UserError
 
 CHUNK_CHARS = 1 << 20
 _GAP = re.compile(r"[\s,]*")
@@ -45,12 +46,16 @@ class JsonValues:
             try:
                 value, end = self._next_value()
             except (ValueError, RecursionError) as error:
+                if not in_array and character != "{":  # no row begins so: it does not belong here
+                    yield line, self._unexpected(closed), 0
+                    break
+                is_cut = self.at_end and self._may_go_on(error)
                 yield line, self._reject(error), 0
                 if not self._skip_to_next_object():
                     closed = in_array and self.buffer.rstrip().endswith("]")  # only the last element is broken
-                    if not closed:
-                        raise cut_error(self.name, line) from error
-                    break
+                    if closed:
+                        break
+                    raise (cut_error(self.name, line) if is_cut else self._end_not_found(error, line)) from error
                 continue
             start = self.position  # reading on may have moved it
             text = self.buffer[start:end]
@@ -135,6 +140,19 @@ class JsonValues:
         if isinstance(error, _TooLong):
             return self._too_long(sample)
         return Reject(self.name, self.line, "broken JSON", explain(error), sample_of(sample))
+
+    def _unexpected(self, behind_an_array: bool) -> Reject:
+        """For text between or behind the rows: reading ends there, since nothing tells where it ends."""
+        where = "behind the array's end" if behind_an_array else "between or behind the objects"
+        sample = self.buffer[self.position : self.position + 1000]
+        detail = f"text that is no JSON stands {where}; nothing is read from here on"
+        return Reject(self.name, self.line, "broken JSON", detail, sample_of(sample))
+
+    def _end_not_found(self, error: Exception, line: int) -> UserError:
+        return UserError(
+            f"{self.name}:{line}: broken JSON ({explain(error)}), and behind it neither another row begins nor does "
+            f"the file end as it should; repair that row, or remove what follows the last whole one"
+        )
 
     def _too_long(self, text: str) -> Reject:
         return Reject(self.name, self.line, "too long", f"above {self.max_row_chars} characters", sample_of(text))

@@ -136,6 +136,7 @@ def test_real_files(real_data: Path) -> None:
         "instruct/yayi_example_multi_rounds.json": ("json", 2),
         "tools/glaive_toolcall_zh_demo.json": ("json", 300),
         "ceval/val/accountant_val.csv": ("csv", 49),
+        "ceval/test/legal_professional_test.csv": ("csv", 215),  # with line ends of three kinds
     }
     for name, (found, count) in formats.items():
         assert sniff_format(real_data / name) == found, name
@@ -223,6 +224,33 @@ def test_gigantic_values_elsewhere(write, monkeypatch: pytest.MonkeyPatch) -> No
     ]
     many_fields = write("q,a\n1,2\n" + "x" * 90 + "," + "y" * 90 + "\n3,4\n", "data.csv")  # cut, it would be a row
     assert [line for line, value in rows_of(many_fields, max_row_bytes=100) if value == "too long"] == [3]
+
+
+@pytest.mark.parametrize("garbage", ["trailing garbage", "]", "}", "oops]", "<p>not found</p>\n{x}\n"])
+@pytest.mark.parametrize("rows", ['[{"a": 1},\n{"a": 2}]', '{\n"a": 1}{"a": 2}'])
+def test_what_stands_behind_the_rows_is_one_reject(write, rows: str, garbage: str) -> None:
+    """Every row came through, so the file is not said to be cut."""
+    *good, last = list(read_rows([write(f"{rows}\n{garbage}", "data.json")]))
+    if garbage == "]":  # a bracket too many is as good as none
+        good.append(last)
+    else:
+        assert isinstance(last, Reject)
+        assert (last.line, last.reason) == (3, "broken JSON")
+        assert "no JSON stands b" in last.detail
+        assert last.sample.strip() == garbage.strip()
+    assert [row.value for row in good if isinstance(row, Row)] == [{"a": 1}, {"a": 2}]
+    assert len(good) == 2
+
+
+def test_a_second_array_may_follow_and_may_be_cut(write) -> None:
+    path = write('[{"a": 1}]\n[{"a": 2}]', "data.json")
+    assert rows_of(path) == [(1, {"a": 1}), (2, {"a": 2})]
+    for cut in ('[{"a": 2}', '[{"a": "two', '{"a": "two'):
+        with pytest.raises(UserError, match=r"data.json:2: the file ends in the middle of a row"):
+            rows_of(write('[{"a": 1}]\n' + cut, "data.json"))
+    # The row is whole and wrong; that the file was cut somewhere would be a guess.
+    with pytest.raises(UserError, match=r"data.json:2: broken JSON \(Expecting value\), and behind it neither another"):
+        rows_of(write('[{"a": 1},\n{"a": oops}] garbage, and more of it', "data.json"))
 
 
 def test_objects_inside_a_broken_one_are_no_rows(write) -> None:

@@ -3,11 +3,15 @@
 import errno
 import gzip
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataset.reading.formats import Row
+from dataset.reading.streams import Stamp
 from dataset.sources import Input, find_inputs, read_rows
 from model.errors import UserError
 from model.files import sha256_of_file
@@ -87,6 +91,58 @@ def test_what_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("dataset.reading.streams.open", refuse, raising=False)
     with pytest.raises(UserError, match=r"3.json: cannot be read \(Permission denied\); change its permissions"):
+        find_inputs([folder])
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_an_empty_name_is_not_the_folder_one_is_in(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="an empty name; expected a file, a folder, a pattern or an address"):
+        find_inputs([name])
+
+
+def test_names_that_no_file_can_have(folder: Path) -> None:
+    for name in (folder / ("x" * 5000), folder / "3.json" / "x", str(folder / "nul\0"), f"{folder}/nul\0*"):
+        with pytest.raises(UserError) as error:
+            find_inputs([name])
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("gone", ["a", "b/2.txt"])
+def test_what_is_taken_away_while_we_look_was_never_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """A folder vanishes before it is listed, a file between the list and the look at it."""
+    walk, stamp_of = os.walk, Stamp.of
+
+    def walk_and_lose(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for entry in walk(*arguments, **options):
+            yield entry
+            if gone == "a" and (folder / gone).exists():
+                shutil.rmtree(folder / gone)
+
+    def lose(path: Path) -> Stamp:
+        if path == folder / gone:
+            path.unlink()
+        return stamp_of(path)
+
+    monkeypatch.setattr("dataset.sources.os.walk", walk_and_lose)
+    monkeypatch.setattr(Stamp, "of", lose)
+    left = {"3.json", "a/1.txt", "b/2.txt"} - {gone, f"{gone}/1.txt"}
+    assert names(find_inputs([folder]), folder) == sorted(left)
+    assert not (folder / gone).exists()
+
+
+def test_a_folder_that_may_not_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"/b: cannot be read \(Permission denied\); change its permissions"):
         find_inputs([folder])
 
 

@@ -95,7 +95,7 @@ def test_a_damaged_compressed_file(tmp_path: Path, what: str) -> None:
         packed[-1] ^= 1
         path.write_bytes(packed)
     # (bzip2 checks a block behind its last byte: by then its first bytes have been looked at.)
-    with pytest.raises(UserError, match=r"damaged: (damaged or cut|a binary file)"):
+    with pytest.raises(UserError, match=r"damaged: (damaged or cut|this is a binary file)"):
         values(path)
 
 
@@ -255,7 +255,7 @@ def test_archives_without_data(tmp_path: Path) -> None:
     for name, content, message in (
         ("empty.zip", make_zip({}), "holds no file"),
         ("hidden.tar", make_tar({".hidden": b"x"}), "holds no file"),
-        ("table.xlsx", make_zip({"[Content_Types].xml": b"<xml/>"}), "office document; save its text or table"),
+        ("table.xlsx", make_zip({"[Content_Types].xml": b"<xml/>"}), "office document, .*; save its text or table"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: .*{message}"):
