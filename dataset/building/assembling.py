@@ -13,7 +13,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dataset.building.encoding import EncodedBlock, reject_line
-from dataset.building.report import SAMPLE_TOKENS, ReadCounts, SetCounts, cleaning_entry, report_entry, report_text
+from dataset.building.report import (
+    SAMPLE_TOKENS,
+    ReadCounts,
+    SetCounts,
+    beginning,
+    cleaning_entry,
+    report_entry,
+    report_text,
+)
 from dataset.cleaning import DUPLICATE
 from dataset.dedup import EXACT, KEEP
 from dataset.filling import TextFiller, WholeFiller
@@ -168,7 +176,7 @@ class Assembler:
             if self._shown.setdefault(reason, 0) < _SHOWN_DUPLICATES:
                 self._shown[reason] += 1
                 tokens = block.tokens[starts[number] : starts[number] + min(num_tokens[number], SAMPLE_TOKENS)]
-                sample = self.plan.tokenizer.decode(tokens.tolist())
+                sample = beginning(tokens, int(num_tokens[number]), self.plan.tokenizer.decode)
             path = block.paths[block.path_of[number]]
             reject = Reject(path, int(block.lines[number]), reason, sample=sample)
             self.read.dropped.add(reject, int(sources[number]), int(num_tokens[number]))
@@ -212,7 +220,10 @@ def _rows(*columns: np.ndarray) -> Iterator[tuple[Any, ...]]:
 
 
 def validation_mask(digests: np.ndarray, val_share: float) -> np.ndarray:
-    """Which documents are `in_validation` (dataset/cleaning.py), by their digests (uint8 [n, 16]): bool [n]."""
+    """Which documents (by their digests, uint8 [n, 16]) belong to the validation set: bool [n].
+
+    The document alone decides, so a set that grows never moves one from validation to training.
+    """
     numbers = np.ascontiguousarray(digests[:, :8]).view(">u8")[:, 0]
     limit = math.ceil(val_share * 2**64)
     return np.ones(len(digests), bool) if limit >= 2**64 else numbers < np.uint64(limit)

@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 from dataset.building.encoding import BlockEncoder, EncodedBlock, EncodingSettings
@@ -41,14 +42,11 @@ def encode_blocks(
     on_their_way: deque[Future[EncodedBlock]] = deque()
     try:
         for block in blocks:
-            # Ctrl-C reaches every process of the terminal. Workers inherit this mask and leave it to us.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                on_their_way.append(executor.submit(_encode_in_worker, block))
-            except (BrokenPipeError, EOFError) as error:
-                raise BrokenProcessPool("the process that starts the workers is gone") from error
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            with _signals_held_back():
+                try:
+                    on_their_way.append(executor.submit(_encode_in_worker, block))
+                except (BrokenPipeError, EOFError) as error:
+                    raise BrokenProcessPool("the process that starts the workers is gone") from error
             if len(on_their_way) > 3 * num_workers:
                 yield on_their_way.popleft().result()
         while on_their_way:
@@ -60,6 +58,29 @@ def encode_blocks(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end: an executor that is stopped half-way into starting a process hangs.
+
+    Ctrl-C reaches every process of the terminal. Workers that are started in here inherit the mask, so they leave
+    it to us. The mask alone would not do: another thread may get the signal, and Python acts on it in this one.
+    """
+    received: list[int] = []
+    earlier = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    for waiting in received:
+        signal.raise_signal(waiting)
 
 
 _worker_encoder: BlockEncoder | None = None
