@@ -62,15 +62,15 @@ def build(folder: Path, rows: list[Any], kind: str, **changes: Any) -> list[Pack
 def test_text(rows: list[str], max_seq_len: int, val_share: float, keep: bool, tmp_path_factory) -> None:
     tokenizer = tiny_tokenizer()
     rows = [*rows, "always something"]
-    stripped = [text.strip() for text in rows if text.strip()]
-    expected = stripped if keep else list(dict.fromkeys(stripped))
+    filled_rows = [text for text in rows if text.strip()]
+    expected = filled_rows if keep else list(dict.fromkeys(filled_rows))
     sets = build(
         tmp_path_factory.getbasetemp(),
         [{"text": text} for text in rows],
         "pretrain",
         max_seq_len=max_seq_len,
         val_share=val_share,
-        rules=CleaningRules(keep_duplicates=keep),
+        rules=CleaningRules(cleaning="none", keep_duplicates=keep),
     )
     found: list[str] = []
     num_tokens = num_targets = 0
