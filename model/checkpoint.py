@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -75,9 +75,12 @@ class Checkpoint:
         return model
 
 
-def weights_of(model: CausalLM) -> dict[str, Tensor]:
-    """A model's weights by their own names, on the CPU; a tied head is stored once, as the embedding."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def weights_of(model: CausalLM, copy: bool = False) -> dict[str, Tensor]:
+    """A model's weights by their own names, on the CPU; a tied head is stored once, as the embedding.
+
+    Those of a model on the CPU are its own memory, which training goes on changing, unless `copy` is asked for.
+    """
+    state = {name: tensor.detach().to("cpu", copy=copy).contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_embeddings:
         del state[_TIED_HEAD]
     return state
@@ -109,18 +112,48 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
     return checkpoint.digest
 
 
-def write_tensors(path: str | Path, value: Any) -> None:
-    """`torch.save`, atomically; a full disk raises OSError with the file's name."""
+class _HashedFile:
+    """A file that is hashed while it is written, so that it need not be read again for that."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, block: Any) -> int:
+        self.sha256.update(block)
+        return self._file.write(block)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def write_tensors(path: str | Path, value: Any) -> str:
+    """`torch.save`, atomically; a full disk raises OSError with the file's name.
+
+    Returns:
+        the sha256 of the bytes that were given to the disk, in hexadecimal.
+    """
     with atomic_path(path) as temporary:
         try:
             with open(temporary, "wb") as file:
-                torch.save(value, file)
+                hashed = _HashedFile(file)
+                torch.save(value, hashed)  # type: ignore[arg-type]
         except (RuntimeError, OSError) as error:
             # torch turns what the disk said into a RuntimeError of its own.
             cause = error if isinstance(error, OSError) else error.__context__
             if isinstance(cause, OSError):
                 raise OSError(cause.errno, cause.strerror, str(path)) from error
             raise
+    return hashed.sha256.hexdigest()
+
+
+def read_tensors(path: str | Path) -> Any:
+    """The inverse, on the CPU; nothing in the file can execute. UserError when it cannot be read so."""
+    with open(path, "rb") as file:  # outside the `try`: a file that may not be read is other trouble
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except _DAMAGE as error:
+            reason = "cut short, altered, or another kind of file"
+            raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -134,7 +167,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         found = content["format"]
         raise UserError(f"{path}: has format {found}, this version reads {FORMAT}; update Seedling")
     digest = content.pop("digest")
-    if not _is_well_formed(content) or digest != _digest(content):
+    if not _matches(content, digest):
         advice = "restore it or train again"
         raise UserError(f"{path}: the file was altered (its digest does not match); {advice}")
     del content["format"]
@@ -162,15 +195,18 @@ def load_model(
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    with open(path, "rb") as file:  # outside the `try`: a file that may not be read is other trouble
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except _DAMAGE as error:
-            reason = "cut short, altered, or another kind of file"
-            raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
+    content = read_tensors(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a Seedling checkpoint")
     return content
+
+
+def _matches(content: Mapping[str, Any], digest: Any) -> bool:
+    """Whether the content is what the digest was taken of."""
+    try:
+        return _is_well_formed(content) and digest == _digest(content)
+    except _DAMAGE:  # values of the right types can still be impossible: half a character, a dictionary in itself
+        return False
 
 
 def _is_well_formed(content: Mapping[str, Any]) -> bool:
@@ -217,7 +253,7 @@ def _digest(content: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(canonical_json(plain).encode("utf-8"))
     for name, tensor in sorted(content["weights"].items()):
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.config import LMConfig
 from model.head import LMHead
@@ -126,6 +127,8 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.rotary = RotaryEmbedding(config)
         self.dropout = nn.Dropout(config.dropout)
+        # Training may keep only each layer's input and compute the rest again in the backward pass: memory for time.
+        self.gradient_checkpointing = False
 
     def forward(
         self,
@@ -144,7 +147,12 @@ class Decoder(nn.Module):
         hidden_states = self.dropout(self.embed_tokens(input_ids))
         statistics = []
         for layer in self.layers:
-            hidden_states, layer_statistics = layer(hidden_states, inputs, segment_ids)
+            if self.gradient_checkpointing and self.training:
+                hidden_states, layer_statistics = checkpoint(
+                    layer, hidden_states, inputs, segment_ids, use_reentrant=False
+                )
+            else:
+                hidden_states, layer_statistics = layer(hidden_states, inputs, segment_ids)
             if layer_statistics is not None:
                 statistics.append(layer_statistics)
         return self.norm(hidden_states), statistics
@@ -204,6 +212,7 @@ class LMOutput:
     token_losses: Tensor | None = None  # [batch, seq] −log p of each target, 0 where ignored
     log_sum_exp: Tensor | None = None  # [batch, seq] of the logits, 0 where ignored
     balance_loss: Tensor | None = None  # scalar: summed over layers and sequences (MoE)
+    balance_weight: float = 0.0  # its share of what is minimised: the architecture's aux_loss_alpha
     expert_load: Tensor | None = None  # [n_layers, n_routed_experts] tokens (MoE)
 
 
@@ -264,6 +273,7 @@ class CausalLM(nn.Module):
         output = LMOutput(hidden_states)
         if statistics:
             output.balance_loss = torch.stack([each.balance_loss for each in statistics]).sum()
+            output.balance_weight = self.config.aux_loss_alpha
             output.expert_load = torch.stack([each.expert_load for each in statistics])
         if targets is not None:
             output.token_losses, output.log_sum_exp = self.lm_head(hidden_states, targets)

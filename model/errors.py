@@ -4,10 +4,14 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
+EXIT_RUN_FAILED = 1
 EXIT_USER_ERROR = 2
+
+_SECONDS_BEFORE_OTHERS_SPEAK = 4.0
 
 # What the operating system says when a folder cannot be written. Nothing is wrong with our code then: the
 # user gets one line, as for any other mistake.
@@ -29,6 +33,10 @@ class UserError(Exception):
     """What a user got wrong, in one line: where (file, line or flag), found, expected, what to do."""
 
 
+class RunFailed(Exception):
+    """A run that cannot go on though nobody made a mistake, in one line; the process leaves with exit code 1."""
+
+
 def explain_os_error(error: OSError) -> str | None:
     """One line for an error of the disk, or None for an error that points at a fault of ours."""
     advice = _DISK_ADVICE.get(error.errno or 0)
@@ -42,8 +50,8 @@ def explain_os_error(error: OSError) -> str | None:
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave the process with its exit code.
 
-    `UserError` and disk errors end in one line on standard error and exit code 2; the traceback is shown with
-    `--debug`. Ctrl-C before training began (the loop handles it itself) exits with 130.
+    `UserError` and disk errors end in one line on standard error and exit code 2, `RunFailed` in one and exit code 1;
+    the traceback is shown with `--debug`. Ctrl-C before training began (the loop handles it itself) exits with 130.
     """
     debug = "--debug" in sys.argv
     try:
@@ -53,6 +61,10 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         if debug:
             raise
         code = _complain(" ".join(str(error).split()))
+    except RunFailed as error:
+        if debug:
+            raise
+        code = _complain(" ".join(str(error).split()), EXIT_RUN_FAILED)
     except BrokenPipeError:
         # The reader went away (`... | head`): what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,6 +80,12 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def _complain(line: str) -> int:
-    print(f"error: {line}", file=sys.stderr)
-    return EXIT_USER_ERROR
+def _complain(line: str, code: int = EXIT_USER_ERROR) -> int:
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    if local_rank != "0":
+        # All processes of a launcher make the same mistake, and one line is enough: the launcher stops the others as
+        # soon as the first has left. Whoever is still here then has something of its own to say.
+        time.sleep(_SECONDS_BEFORE_OTHERS_SPEAK)
+        line = f"process {local_rank}: {line}"
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    return code

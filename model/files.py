@@ -1,9 +1,12 @@
 """Files that are whole or absent: written beside their place, flushed to the disk, then renamed into it."""
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +15,17 @@ from typing import Any
 
 from model.errors import UserError
 
+_BLOCK_BYTES = 4 << 20  # read and hashed without Python's lock: larger blocks disturb other threads less often
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a failing write says, without the file's name
+
 
 def sha256_of_file(path: str | Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(block[:size])
+    return digest.hexdigest()
 
 
 def sha256_of_text(text: str) -> str:
@@ -40,17 +49,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path}: is no ordinary file, so it is not replaced; choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno in _NO_ROOM:
+            error.filename = str(path)
+        _name_for_users(error, path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -63,13 +79,18 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists already; remove it, name another folder, or pass --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary: Path | None = None
     try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         publish_folder(temporary, path, overwrite)
+    except OSError as error:
+        _name_for_users(error, path)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def publish_folder(temporary: Path, path: Path, overwrite: bool = False) -> None:
@@ -93,7 +114,12 @@ def _rename_to_new(temporary: Path, path: Path) -> None:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
-    """A folder cannot replace another in one step: the old one steps aside first, and back if that fails."""
+    """Put a folder in the place of another, which is removed."""
+    if _exchange(temporary, path):
+        _fsync(path.parent)  # the new one's name reaches the disk before the old one is removed
+        shutil.rmtree(temporary)
+        return
+    # Without such a call the old one steps aside first, and back if that fails; a kill between finds neither.
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     os.replace(path, aside / path.name)
     try:
@@ -103,6 +129,28 @@ def _replace_folder(temporary: Path, path: Path) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders' names in one step, so that a kill finds one of them; False where the system cannot."""
+    if sys.platform != "linux" or second.is_symlink() or not second.is_dir():
+        return False
+    current_folder, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, linux/fs.h
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return rename(current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange) == 0
+
+
+def _name_for_users(error: OSError, path: Path) -> None:
+    """Let an error of the disk name `path`, not the temporary one beside it, which will be gone."""
+    hidden = str(path.absolute().parent / f".{path.name}.")
+    for attribute in ("filename", "filename2"):
+        name = getattr(error, attribute)
+        absolute = str(Path(name).absolute()) if isinstance(name, str) else ""
+        if absolute.startswith(hidden):
+            _, slash, inner = absolute.removeprefix(hidden).partition(os.sep)
+            setattr(error, attribute, f"{path}{slash}{inner}")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -28,6 +28,10 @@ CONFIG = LMConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=500, h
 FILES = {"tokenizer.json": "{}", "tokenizer_config.json": "{}", "chat_template.jinja": "{{ 小苗 }}\n"}
 
 
+ENDLESS: dict = {}
+ENDLESS["itself"] = ENDLESS
+
+
 def make_checkpoint(config: LMConfig = CONFIG, **changes) -> Checkpoint:
     torch.manual_seed(0)
     values = {
@@ -240,6 +244,8 @@ class TestDamage:
             ("metrics", {"x": torch.zeros(1)}),
             ("lineage", {1: "x"}),
             ("lineage", {"x": b"bytes"}),
+            ("lineage", {"x": "\ud800"}),  # half a character
+            ("lineage", ENDLESS),
             ("extra", 1),
             ("digest", "0" * 64),
             ("digest", 5),

@@ -1,5 +1,7 @@
 """Device and precision: what is chosen here, what would be chosen elsewhere, and what is refused."""
 
+import mmap
+
 import pytest
 import torch
 
@@ -92,3 +94,103 @@ def test_cores_are_those_this_process_may_use(monkeypatch):
 def test_matrix_product_rate():
     rate = matrix_product_rate(torch.device("cpu"), torch.float32, size=256)
     assert 1e7 < rate < 1e15
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", torch.bfloat16, 989),
+        ("NVIDIA H100 PCIe", torch.bfloat16, 756),
+        ("NVIDIA H200", torch.float16, 989),
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312),
+        ("NVIDIA A100 80GB PCIe", torch.float32, 19.5),
+        ("NVIDIA GeForce RTX 4090", torch.bfloat16, 165),
+        ("NVIDIA GeForce RTX 3090", torch.float16, 71),
+        ("Tesla T4", torch.float16, 65),
+    ],
+)
+def test_the_makers_peak(monkeypatch, name, dtype, tera):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert device.peak_flops(torch.device("cuda"), dtype) == (tera * 1e12, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("NVIDIA GeForce RTX 4090 D", torch.bfloat16),
+        ("NVIDIA GeForce RTX 3090 Ti", torch.bfloat16),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", torch.bfloat16),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", torch.bfloat16),
+        ("NVIDIA A10", torch.bfloat16),
+        ("NVIDIA L40", torch.bfloat16),
+        ("Tesla T4", torch.bfloat16),
+        ("NVIDIA H100 80GB HBM3", torch.float64),
+    ],
+)
+def test_an_unknown_card_or_dtype_is_measured(monkeypatch, name, dtype):
+    device._measured_peak.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr(device, "_product_seconds", lambda place, dtype, size, times: [2 * size**3 / 7e12] * times)
+    assert device.peak_flops(torch.device("cuda"), dtype) == (pytest.approx(7e12), True)
+    device._measured_peak.cache_clear()
+
+
+def test_with_tf32_the_fp32_peak_is_another(monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert device._listed_peak("NVIDIA H200", torch.float32) is None
+    assert device._listed_peak("NVIDIA H200", torch.bfloat16) == 989e12
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(1e9, 256), (1e11, 1024), (1e15, 2048)])
+def test_a_slow_device_is_measured_with_small_matrices(monkeypatch, rate, largest):
+    sizes = []
+
+    def product_seconds(place, dtype, size, times):
+        sizes.append(size)
+        return [2 * size**3 / rate] * (times - 1) + [9 * size**3 / rate]  # one of them was disturbed
+
+    monkeypatch.setattr(device, "_product_seconds", product_seconds)
+    device._measured_peak.cache_clear()
+    for _ in range(2):  # the second time from memory
+        assert device.peak_flops(torch.device("cpu"), torch.float32) == (pytest.approx(rate), True)
+    assert sizes == [size for size in (256, 512, 1024, 2048) if size <= largest]
+    device._measured_peak.cache_clear()
+
+
+def cgroup(monkeypatch, tmp_path, own: str, files: dict[str, str]) -> None:
+    for name, text in {"own": own, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n", encoding="utf-8")
+    monkeypatch.setattr(device, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(device, "_CGROUPS", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/a/b", "/", "/of/the/host"])
+def test_a_containers_limit(monkeypatch, tmp_path, path):
+    """Version 2; the limit may stand at this group, above it, or at the only group that a container sees."""
+    folder = "a/" if path == "/a/b" else ""
+    files = {"memory.max": "1000000", "memory.current": "300000", "memory.stat": "anon 1\ninactive_file 100000"}
+    cgroup(monkeypatch, tmp_path, f"0::{path}", {folder + name: text for name, text in files.items()})
+    assert device.memory_of(torch.device("cpu")) == (1_000_000, 800_000)
+
+
+def test_a_limit_of_version_1(monkeypatch, tmp_path):
+    files = {"memory.limit_in_bytes": "5000", "memory.usage_in_bytes": "6000", "memory.stat": "total_inactive_file 500"}
+    cgroup(monkeypatch, tmp_path, "7:blkio:/\n4:cpu,memory:/x", {f"memory/x/{name}": t for name, t in files.items()})
+    assert device.memory_of(torch.device("cpu")) == (5000, 0)
+
+
+def test_no_limit_leaves_the_machines_memory(monkeypatch, tmp_path):
+    cgroup(monkeypatch, tmp_path, "0::/", {"memory.max": "max", "memory.current": "3", "memory.stat": ""})
+    memory = device.memory_of(torch.device("cpu"))
+    assert memory.total == device.psutil.virtual_memory().total
+    assert 0 < memory.available <= memory.total
+
+
+def test_memory_used_grows_with_what_is_held():
+    before = device.memory_used(torch.device("cpu"))
+    # Straight from the system: an allocator may have memory left over from earlier tests.
+    with mmap.mmap(-1, 64 * 2**20) as held:
+        for page in range(0, len(held), mmap.PAGESIZE):
+            held[page] = 1
+        assert device.memory_used(torch.device("cpu")) - before > 0.8 * len(held)

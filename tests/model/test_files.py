@@ -2,8 +2,10 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,29 @@ from model.files import (
     write_json,
     write_text,
 )
+
+KILLED_WHILE_OVERWRITING = """
+import os, sys
+from model.files import atomic_folder
+
+changes = {"tempfile.mkdtemp", "os.mkdir", "open", "os.chmod", "os.rename", "os.remove", "os.rmdir", "ctypes.dlsym"}
+seen = []
+
+def kill_at(event, arguments):  # Python tells of what it is about to do: sys.addaudithook
+    if event in changes and armed:
+        seen.append(event)
+        if len(seen) > int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+
+armed = False
+sys.addaudithook(kill_at)
+folder = atomic_folder(sys.argv[1], overwrite=True)
+import ctypes, shutil
+armed = True
+with folder as temporary:
+    (temporary / "inner").mkdir()
+    (temporary / "inner" / "file.txt").write_text("new")
+"""
 
 
 def names(folder: Path) -> list[str]:
@@ -97,6 +122,40 @@ class TestAtomicPath:
         assert names(tmp_path) == ["file.txt"]
 
 
+class TestNamesInErrors:
+    """A temporary name tells a user nothing, and is gone when he reads it."""
+
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_a_full_disk_names_the_final_path(self, tmp_path, monkeypatch, relative):
+        monkeypatch.chdir(tmp_path)
+        folder = Path("set") if relative else tmp_path / "set"
+
+        def fail(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", fail)
+        with pytest.raises(OSError, match="No space") as caught, atomic_folder(folder) as temporary:
+            write_text(temporary / "file.txt", "x")
+        assert caught.value.filename == str(folder / "file.txt")
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("function", ["mkstemp", "mkdtemp"])
+    def test_no_room_for_the_temporary_one_itself(self, tmp_path, monkeypatch, function):
+        def fail(dir, prefix):
+            raise OSError(errno.ENOSPC, "No space left on device", f"{dir}/{prefix}abcdefgh")
+
+        monkeypatch.setattr(files.tempfile, function, fail)
+        manager = atomic_path if function == "mkstemp" else atomic_folder
+        with pytest.raises(OSError, match="No space") as caught, manager(tmp_path / "x"):
+            pytest.fail("the body must not run")
+        assert caught.value.filename == str(tmp_path / "x")
+
+    def test_other_files_keep_their_names(self, tmp_path):
+        with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "set"):
+            (tmp_path / "elsewhere").read_text()
+        assert caught.value.filename == str(tmp_path / "elsewhere")
+
+
 class TestAtomicFolder:
     def fill(self, path: Path, text: str, **options) -> None:
         with atomic_folder(path, **options) as temporary:
@@ -151,11 +210,45 @@ class TestAtomicFolder:
                 raise OSError(errno.EIO, "Input/output error")
             real_replace(source, target)
 
+        monkeypatch.setattr(files, "_exchange", lambda *both: False)  # as where the system cannot do it in one step
         monkeypatch.setattr(files.os, "replace", second_fails)
         with pytest.raises(OSError, match="Input/output"):
             self.fill(tmp_path / "set", "new", overwrite=True)
         assert names(tmp_path) == ["set"]
         assert (tmp_path / "set" / "inner" / "file.txt").read_text() == "old"
+
+    @pytest.mark.parametrize("can_exchange", [True, False])
+    def test_a_file_or_a_link_in_the_way_is_replaced_itself(self, tmp_path, monkeypatch, can_exchange):
+        if not can_exchange:
+            monkeypatch.setattr(files, "_exchange", lambda *both: False)
+        self.fill(tmp_path / "other", "other's")
+        (tmp_path / "link").symlink_to(tmp_path / "other")
+        (tmp_path / "file").write_text("x")
+        for name in ("link", "file"):
+            self.fill(tmp_path / name, "new", overwrite=True)
+            assert not (tmp_path / name).is_symlink()
+            assert (tmp_path / name / "inner" / "file.txt").read_text() == "new"
+        assert names(tmp_path) == ["file", "link", "other"]
+        assert (tmp_path / "other" / "inner" / "file.txt").read_text() == "other's"
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the other systems have no such call")
+    def test_a_kill_at_any_moment_of_an_overwrite_leaves_the_old_or_the_new(self, tmp_path, repository):
+        """Before each change of the disk, one after the other, until one run is not killed any more."""
+        path = tmp_path / "set"
+        found = []
+        while "end" not in found:
+            shutil.rmtree(tmp_path)
+            self.fill(path, "old")
+            result = subprocess.run(
+                [sys.executable, "-c", KILLED_WHILE_OVERWRITING, path, str(len(found))], cwd=repository
+            )
+            found.append((path / "inner" / "file.txt").read_text())
+            if result.returncode == 0:
+                found.append("end")
+            else:
+                assert result.returncode == -9
+        order = [text for text, following in itertools.pairwise(found) if text != following]
+        assert order == ["old", "new"] and found.count("old") > 3 and found.count("new") > 3
 
     def test_a_folder_that_another_process_made_meanwhile_is_kept(self, tmp_path):
         folder = atomic_folder(tmp_path / "set")
