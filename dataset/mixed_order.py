@@ -216,6 +216,10 @@ class MixedOrder:
     def rows_of_step(self, step: int, skipped: SkippedWindows = ()) -> np.ndarray:
         """Row ids of a global step (see `dataset.sampler.rows_of_step`)."""
         position = position_of_step(step, skipped)
+        if self.end_step is not None and position >= self.end_step:
+            # Skipped windows have used up the last phase: what is missing at its end is read from its beginning.
+            last = self._stretches[-1]
+            position = last.first_step + (position - last.end_step) % (last.end_step - last.first_step)
         stretch = self._stretch_at(position)
         if stretch.number not in self._rows:
             if len(self._rows) == 2:  # the stretch that runs and, for a prefetching reader, the next one
@@ -243,6 +247,11 @@ class MixedOrder:
             rows[slots] = self._streams[stream].rows(start, len(slots))
         rows.flags.writeable = False  # it is handed out again and again
         return rows
+
+    @property
+    def end_step(self) -> int | None:
+        """How many steps the phases have; None where epochs repeat for ever."""
+        return None if self.mixture.repeats else self._stretches[-1].end_step
 
     def total_steps(self, epochs: float, max_steps: int = 0) -> int:
         """Steps of a run: of so many epochs, or `max_steps`. Phases decide for themselves, and may be cut short."""

@@ -274,9 +274,10 @@ class PackedSet:
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The arrays of some rows, each int64 [batch, row_length - 1].
 
-        `input_ids`; `targets` (the token after each input, -100 where there is no loss); `segment_ids` (0, 1,
-        ... within the row, -1 padding); `position_ids` (restart at 0 with each segment and with the padding);
-        `source_ids` (index into `sources`, -1 padding).
+        `input_ids`; `targets` (the token after each input, -100 where there is no loss); `segment_ids` (0, 1, ...
+        within the row, -1 for padding and for a segment's last token, which nothing of its own follows);
+        `position_ids` (restart at 0 with each segment and with the padding); `source_ids` (index into `sources`,
+        -1 padding).
         """
         rows = np.asarray(rows, dtype=np.int64)
         batch, length = len(rows), self.row_length - 1
@@ -307,16 +308,16 @@ class PackedSet:
         row_starts = np.arange(batch) * length
         run_starts = spread(row_starts[row_of] + starts, row_starts + filled)
         segment_ids = spread(number, -1)
+        # After a segment's last token comes another segment's first one, or padding: nothing of its own follows, so it
+        # counts as padding does. Whether a segment ends with its row or before it then makes no difference.
+        last = ends - 1
+        inside = starts + segments["length"] <= length
+        segment_ids[row_of[inside], last[inside]] = -1
         if self.mask is not None:
             targets = np.where(np.asarray(self.mask)[rows][:, 1:], tokens[:, 1:], np.int64(IGNORED_TARGET))
         else:
             targets = tokens[:, 1:].astype(np.int64)
-            # After a segment's last token comes another segment's first one, or padding: no target.
-            last = ends - 1
-            inside = starts + segments["length"] <= length
-            targets[row_of[inside], last[inside]] = IGNORED_TARGET
-            if (filled < length).any():
-                targets[segment_ids < 0] = IGNORED_TARGET
+            targets[segment_ids < 0] = IGNORED_TARGET
         return {
             "input_ids": tokens[:, :-1].astype(np.int64),
             "targets": targets,

@@ -71,6 +71,11 @@ class PlainOrder:
     seed: int
 
     @property
+    def end_step(self) -> None:
+        """Where the order ends: never."""
+        return
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
         return steps_per_epoch(self.num_rows, self.global_batch)

@@ -35,7 +35,9 @@ def slow_batch(packed: PackedSet, rows: list[int]) -> dict[str, list[list[int]]]
             targets.append(int(packed.tokens[row, i + 1]) if wanted else -100)
         out["input_ids"].append([int(token) for token in packed.tokens[row, :-1]])
         out["targets"].append(targets)
-        out["segment_ids"].append([-1 if slot is None else slot[0] for slot in owner[:-1]])
+        # A segment's last token has nothing of its own to predict: it counts as padding.
+        numbers = [-1 if slot is None else slot[0] for slot in owner]
+        out["segment_ids"].append([numbers[i] if numbers[i] == numbers[i + 1] else -1 for i in range(length)])
         out["source_ids"].append([-1 if slot is None else slot[2] for slot in owner[:-1]])
         out["position_ids"].append([i - padding_from if slot is None else slot[1] for i, slot in enumerate(owner[:-1])])
     return out
@@ -54,7 +56,7 @@ def random_rows(rng: np.random.Generator, row_length: int, with_mask: bool) -> l
         row: list[Piece] = []
         left = row_length
         while left and (not row or rng.random() < 0.8):
-            length = int(rng.integers(1, left + 1))
+            length = int(rng.integers(min(2, left), left + 1))  # of one token only where there is one slot left
             tokens = rng.integers(2, 300, length).astype(np.uint16)
             mask = rng.random(length) < 0.5 if with_mask else None
             row.append(Piece(tokens, mask, int(rng.integers(0, 3)), int(rng.integers(0, 2))))
