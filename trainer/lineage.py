@@ -2,42 +2,72 @@
 
 from typing import Any
 
+import torch
+
 from dataset.mixed_set import AnySet, JoinedSets
+from model.checkpoint import Checkpoint
 from model.device import Precision
-from trainer.settings import RunSettings, TrainSettings
-from trainer.stages import Stage
+from trainer.schedule import Schedule
+from trainer.settings import Settings
+from trainer.stages import Stage, generation_defaults
+from trainer.state import SavedStep
 
 
 def identity_of_run(
-    stage: Stage,
-    training: TrainSettings,
-    settings: RunSettings,
-    precision: Precision,
-    total_steps: int,
-    global_batch: int,
+    stage: Stage, settings: Settings, schedule: Schedule, precision: Precision, length: str, global_batch: int
 ) -> dict[str, Any]:
     """Everything that makes this run this run. Device, workers, intervals and the batch's split may change freely."""
-    objective = stage.objective
-    return {
+    training = settings.training
+    identity = {
         "stage": stage.name,
         "data_path": stage.train_set.fingerprint,
         "tokenizer": stage.train_set.vocabulary_hash,
-        "init_from": stage.parent.digest if stage.parent else None,
-        **{f"architecture.{name}": value for name, value in stage.model.config.to_dict().items()},
-        "objective": f"{objective!r}",
+        "init_from": stage.origin.digest,
+        **{f"architecture.{name}": value for name, value in stage.origin.model.config.to_dict().items()},
+        "objective": f"{stage.objective!r}",
         "optimizer": training.optimizer,
-        "learning_rate": training.learning_rate,
-        "min_lr_ratio": training.min_lr_ratio,
-        "warmup_iters": training.warmup_iters,
+        "learning_rate": schedule.peak,
+        "schedule": schedule.kind,
+        "min_lr_ratio": schedule.min_ratio,
+        "warmup_iters": schedule.warmup_steps,
         "weight_decay": training.weight_decay,
         "beta1": training.beta1,
         "beta2": training.beta2,
         "grad_clip": training.grad_clip,
-        "total steps": total_steps,
-        "global batch (batch_size × accumulation_steps)": global_batch,
-        "seed": settings.seed,
+        "length": length,
+        "global batch": global_batch,
+        "seed": settings.run.seed,
         "dtype": str(precision.compute).removeprefix("torch."),
     }
+    if schedule.kind == "wsd":
+        identity |= {"decay_share": schedule.decay_share, "decay_shape": schedule.decay_shape}
+    return identity
+
+
+def lineage_of_run(stage: Stage, identity: dict[str, Any], run_name: str) -> dict[str, Any]:
+    """What a checkpoint remembers of where it comes from."""
+    return {
+        "run": run_name,
+        "settings": identity,
+        "data": data_lineage(stage.train_set),
+        "parent": stage.origin.lineage(),
+        "torch": str(torch.__version__),
+    }
+
+
+def checkpoint_of(stage: Stage, saved: SavedStep, lineage: dict[str, Any]) -> Checkpoint:
+    """The `.pth` that a saved step stands for."""
+    return Checkpoint(
+        stage=stage.name,
+        config=stage.origin.model.config,
+        weights=saved.tensors["weights"],
+        tokenizer_files=stage.origin.tokenizer_files,
+        generation=generation_defaults(stage.tokenizer),
+        step=saved.state.step,
+        tokens=saved.state.tokens,
+        metrics={f"validation_loss_{name}": value for name, value in saved.state.validation_losses.items()},
+        lineage=lineage,
+    )
 
 
 def data_lineage(train_set: AnySet) -> dict[str, Any]:

@@ -1,42 +1,48 @@
 """The one loop that every stage trains with.
 
 Stages differ in data, model and objective; what is the same for all of them is here: the global batch and its
-denominator, the update, validation, saving, stopping and going on.
+denominator, the update, validation, saving, stopping, going on, and going back when the loss spikes.
 """
 
+import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from dataset.mixed_order import MixedOrder
-from model.checkpoint import Checkpoint, save_checkpoint, weights_of
+from model.checkpoint import save_checkpoint
 from model.device import Precision
-from model.errors import UserError
-from trainer.lineage import data_lineage, identity_of_run
-from trainer.loader import Loader, Step
-from trainer.optimizer import Optimizers, build_optimizers, set_learning_rate
+from model.errors import RunFailed, UserError
+from trainer.engine import Engine
+from trainer.forecast import announce, build_engine, dry_run, forecast_of
+from trainer.journal import Journal
+from trainer.lineage import checkpoint_of, lineage_of_run
+from trainer.loader import Step
 from trainer.parallel import Parallel
-from trainer.report import MetricsLog, Progress, Tracker, draw_curves, mixture_table, source_table, write_report
-from trainer.run_folder import RunFolder
-from trainer.schedule import learning_rate
-from trainer.settings import RunSettings, TrainSettings
+from trainer.plan import Plan, check_agreement, make_plan
+from trainer.run_folder import RunFolder, named_step
+from trainer.saving import Writer, remove_after, write_step
+from trainer.settings import Settings
+from trainer.stability import Stability, Verdict
 from trainer.stages import Stage
-from trainer.state import TrainState, load_newest, restore, save_state
+from trainer.state import SavedStep, TrainState, load_newest
+from trainer.update import Update, make_update
 from trainer.validation import SourceLosses, validate
+from trainer.watch import UpdateRatio, measure_layers
 
 SAVE_SECONDS = 300.0  # a crash loses at most this much work unless --save_interval says otherwise
 VALIDATIONS_PER_RUN = 10
 LOGGED_SOURCES = 16  # a training step's loss is logged apart for so many sources at most; validation's for all
+
+
+# What the ranks tell each other in every step.
+_INTERRUPTED, _TERMINATED, _SAVE_IS_DUE, _MAIN_FAILED = range(4)
 
 
 @dataclass
@@ -44,141 +50,302 @@ class _Run:
     """The moving parts of a run."""
 
     stage: Stage
-    training: TrainSettings
-    settings: RunSettings
+    settings: Settings
+    plan: Plan
     precision: Precision
     parallel: Parallel
     folder: RunFolder
-    loader: Loader
-    optimizers: Optimizers
-    scaler: torch.amp.GradScaler
-    total_steps: int
-    identity: dict[str, Any]
-    state: TrainState = field(default_factory=TrainState)
+    engine: Engine
+    journal: Journal
+    writer: Writer
+    state: TrainState
+    stability: Stability
+    update_ratio: UpdateRatio
+    last_save: float = 0.0  # time.monotonic() of it
 
 
-def train(
-    stage: Stage, training: TrainSettings, settings: RunSettings, precision: Precision, parallel: Parallel
-) -> int:
+def train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel) -> int:
     """Train a stage to its end, or until it is told to stop, and leave `out/<run>.pth`.
 
     Returns:
         the process's exit code: 0, or 128 + the signal that stopped it.
+
+    Raises:
+        UserError: something in the settings, the data or on the disk does not fit.
+        RunFailed: another process died, or the loss would not come back from its spikes.
     """
+    try:
+        code = _train(stage, settings, precision, parallel)
+    except RuntimeError as error:
+        failure = parallel.lost(error)
+        parallel.finish(failure or error)
+        if isinstance(error, torch.OutOfMemoryError):
+            advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
+            raise UserError(
+                f"--batch_size {settings.training.batch_size}: does not fit the device; {advice}"
+            ) from error
+        if failure is not None:
+            raise failure from error
+        raise
+    except BaseException as error:
+        parallel.finish(error)
+        raise
+    parallel.finish()
+    return code
+
+
+def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel) -> int:
+    flags = settings.run
     if stage.train_set.num_rows == 0:
         raise UserError(f"{stage.train_set.folder}: has no rows to train on")
-    loader = Loader(
-        stage.train_set,
-        training.batch_size,
-        training.accumulation_steps,
-        settings.seed,
-        precision.device,
-        settings.num_workers,
-    )
-    total_steps = loader.order.total_steps(training.epochs, training.max_steps)
-    identity = identity_of_run(stage, training, settings, precision, total_steps, loader.global_batch)
-    folder = RunFolder(Path(settings.out_dir), settings.run_name or stage.default_run_name)
-    if folder.claim(identity, settings.overwrite, stage.parent_path):
-        print(f"{folder.checkpoint_path}: already done ({total_steps} steps); --overwrite trains it again")
+    folder = RunFolder(Path(flags.out_dir), flags.run_name or stage.default_run_name)
+    first_launch = parallel.on_main(lambda: None if flags.overwrite else folder.first_launch())
+    plan = make_plan(stage, settings, precision, parallel, first_launch)
+    parent_path = stage.origin.parent_path
+    check_agreement(plan.identity, parallel)
+    forecast = forecast_of(stage, settings, plan, precision, parallel)
+    if flags.dry_run:
+        return dry_run(stage, settings, plan, precision, parallel, forecast)
+    # Before anything is written: it may be no step of this run.
+    named = parallel.on_main(lambda: _Handle(named_step(flags.resume, plan.identity))).value
+    claim = parallel.on_main(lambda: folder.claim(plan.identity, plan.launch, flags.overwrite, parent_path))
+    if claim.is_finished:
+        length = plan.identity["length"]
+        parallel.say_plainly(f"{folder.checkpoint_path}: already done ({length}); --overwrite trains it again")
         return 0
-    stage.model.to(device=precision.device, dtype=precision.weights)
-    optimizers = build_optimizers(stage.model, training)
-    scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.needs_scaler)
-    run = _Run(
-        stage, training, settings, precision, parallel, folder, loader, optimizers, scaler, total_steps, identity
-    )
-    folder.remove_half_written()
-    if isinstance(loader.order, MixedOrder):
-        print(mixture_table(loader.order, total_steps).as_text())
-    _resume(run)
+    if parallel.is_main:
+        folder.remove_half_written()
+    announce(forecast, parallel)
+    engine = build_engine(stage, settings, plan, precision, parallel)
+    state, stability = TrainState(total_steps=plan.total_steps), Stability(None)
     with (
-        closing(_tracker(run)) as tracker,
-        closing(Progress(folder.name, total_steps, run.state.step)) as progress,
-        _stop_signals() as stopped_by,
+        closing(Writer()) as writer,
+        closing(Journal(stage, settings, plan, precision, parallel, folder, claim.tracker_id)) as journal,
+        _stop_signals(parallel) as stopped_by,
     ):
-        _loop(run, tracker, progress, stopped_by)
-    if run.state.step < total_steps:
-        print(f"stopped at step {run.state.step} of {total_steps}, saved; the same command goes on from there")
-        return 128 + stopped_by()
-    _finish(run)
+        run = _Run(
+            stage,
+            settings,
+            plan,
+            precision,
+            parallel,
+            folder,
+            engine,
+            journal,
+            writer,
+            state,
+            stability,
+            UpdateRatio(engine.model),
+        )
+        _begin(run, named)
+        stop_signal = _loop(run, stopped_by)
+        writer.wait()
+        if stop_signal:
+            break_at = f"step {run.state.step} of {run.state.total_steps or '?'}"
+            parallel.say_plainly(f"stopped at {break_at}, saved; the same command goes on from there")
+            return 128 + stop_signal
+        journal.finish(run.state)
     return 0
 
 
-class _Clock:
-    """Seconds spent training: validation and drawing stop it, restarts go on counting."""
-
-    def __init__(self, seconds_before: float) -> None:
-        self._before, self._start = seconds_before, time.monotonic()
-
-    def since_start(self) -> float:
-        """Seconds trained by this process."""
-        return time.monotonic() - self._start
-
-    def seconds(self) -> float:
-        """Seconds trained by the run, earlier processes included."""
-        return self._before + self.since_start()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
-        start = time.monotonic()
-        yield
-        self._start += time.monotonic() - start
+# ---- going on, going back -------------------------------------------------------------------------------------
 
 
-def _tracker(run: _Run) -> Tracker:
-    """The experiment tracker; after a restart it continues the same run."""
-    settings, state = run.settings, run.state
-    name = settings.wandb_run_name or run.folder.name
-    tracker = Tracker(settings.use_wandb, settings.wandb_project, name, state.tracker_id, run.identity)
-    state.tracker_id = tracker.run_id
-    return tracker
+def _begin(run: _Run, named: SavedStep | None) -> None:
+    """Go on from a saved step of this run (the named one, else the newest), from another run's, or start anew."""
+    is_named = run.settings.run.resume not in ("auto", "none")
+    saved = named if is_named else run.parallel.on_main(lambda: _Handle(_newest_step(run))).value
+    annealed = run.stage.origin.saved_step
+    if _put_in_place(run, saved):
+        if saved is not None:
+            # With --resume <path> later steps are of a future that is turned away from.
+            remove_after(run.folder.resume_path, run.state.step)
+            run.parallel.say(f"going on from step {run.state.step} of {run.state.total_steps or '?'} ({saved.path})")
+        if saved and saved.surroundings["threads"] != torch.get_num_threads():
+            run.parallel.say(
+                f"it was saved by processes of {saved.surroundings['threads']} threads, now they have "
+                f"{torch.get_num_threads()}: sums may differ in their last bits (--num_threads)"
+            )
+    elif annealed is not None:
+        run.engine.load_tensors(annealed.tensors if run.parallel.is_main else None)
+    run.journal.begin(run.state)
+    if run.state.step == 0:
+        _validate(run)
+        if run.settings.watch.sample_interval >= 0:
+            run.journal.sample(run.engine, 0)
+        if run.plan.training.max_rollbacks:
+            _save(run)  # something to go back to
+    elif run.state.step == run.state.total_steps:
+        _save(run)  # a crash came between the last saved step and its .pth, or that file was removed
+    run.last_save = time.monotonic()
 
 
-def _loop(run: _Run, tracker: Tracker, progress: Progress, stopped_by: Callable[[], int]) -> None:
-    """Update after update, with what happens between them."""
-    state, settings = run.state, run.settings
-    log = MetricsLog(run.folder.metrics_path, state.step)
-    eval_interval = settings.eval_interval or max(1, run.total_steps // VALIDATIONS_PER_RUN)
-    if state.step == 0:
-        _validate(run, log, tracker)
-    clock = _Clock(state.seconds)
-    first_tokens, last_save = state.tokens, time.monotonic()
-    for step in run.loader.steps(state.step, run.total_steps):
-        rate = learning_rate(
-            step.index,
-            run.total_steps,
-            run.training.learning_rate,
-            run.training.warmup_iters,
-            run.training.min_lr_ratio,
+def _newest_step(run: _Run) -> SavedStep | None:
+    """The saved step that --resume auto means. There must not be one for --resume none."""
+    folder = run.folder.resume_path
+    if run.settings.run.resume == "none":
+        if any(folder.glob("step-*")):
+            raise UserError(
+                f"--resume none: {folder} has saved steps of this run; "
+                "pass --overwrite to move them aside, or leave the flag out to go on"
+            )
+        return None
+    return load_newest(folder)
+
+
+class _Handle(NamedTuple):
+    """Carries a value past `on_main` without sending it to the other ranks."""
+
+    value: SavedStep | None
+
+    def __reduce__(self) -> tuple[Any, tuple[None]]:
+        return _Handle, (None,)
+
+
+def _put_in_place(run: _Run, saved: SavedStep | None) -> bool:
+    """Take over a saved step; the main process has it, the others get it from there. False when there is none."""
+    values = run.parallel.on_main(lambda: asdict(saved.state) if saved else None)
+    if values is None:
+        return False
+    run.state = TrainState(**values)
+    run.stability = Stability(run.state.stability or None)
+    try:
+        run.engine.load_tensors(saved.tensors if saved else None)
+    except UserError as error:
+        raise UserError(f"{saved.path if saved else 'saved step'}: {error}") from error
+    return True
+
+
+def _roll_back(run: _Run, verdict: Verdict) -> None:
+    """Return to the last good saved step, and jump over the data since the trouble began."""
+    state = run.state
+    spiked_at, first = state.step, verdict.first_suspect_step or state.step
+    in_a_row = state.rollbacks_in_a_row + 1
+    # A spike that comes again was longer than what was skipped: each time in a row twice as much more.
+    last = spiked_at + (2 ** (in_a_row - 1) - 1) * (spiked_at - first + 1)
+    window = run.plan.loader.window(first - 1, last - 1, state.skipped_windows)
+    run.writer.wait()
+    saved = run.parallel.on_main(lambda: _Handle(load_newest(run.folder.resume_path, not_after=first - 1))).value
+    if in_a_row > run.plan.training.max_rollbacks or not _put_in_place(run, saved):
+        raise RunFailed(
+            f"step {spiked_at}: the loss spiked again after {state.rollbacks_in_a_row} rollbacks "
+            f"(data skipped: {state.skipped_windows or 'none'}); lower --learning_rate (now "
+            f"{run.plan.schedule.peak:g}) under another --run_name; {run.folder.resume_path} has the last good step"
         )
-        is_last = step.index + 1 == run.total_steps
-        is_logged = (step.index + 1) % settings.log_interval == 0 or is_last
-        by_source = _source_losses(run) if is_logged else None
-        totals, grad_norm = _update(run, step, rate, by_source)
-        state.step, state.tokens = step.index + 1, state.tokens + step.units["tokens"]
-        state.seconds = clock.seconds()
-        progress.advance()
-        if is_logged:
-            values = _measure(run, totals, grad_norm, rate, by_source)
-            values["tokens_per_second"] = (state.tokens - first_tokens) / clock.since_start()
-            log.write("train", state.step, values)
-            tracker.log("train", state.step, values)
-            progress.show(loss=f"{values['loss']:.3f}", lr=f"{rate:.1e}", tok_s=f"{values['tokens_per_second']:,.0f}")
-        if state.step % eval_interval == 0 or is_last:
-            with clock.paused():
-                loss = _validate(run, log, tracker)
-            if loss is not None:
-                progress.say(f"step {state.step}: validation loss {loss:.4f}")
-        due = time.monotonic() - last_save > SAVE_SECONDS
-        if settings.save_interval:
-            due = state.step % settings.save_interval == 0
-        if due or is_last or stopped_by():
-            _save(run)
-            draw_curves(run.folder.metrics_path, run.folder.path / "curves.png", run.folder.name)
-            last_save = time.monotonic()
-        if stopped_by():
-            break
+    run.state.rollbacks = state.rollbacks + 1
+    run.state.rollbacks_in_a_row = in_a_row
+    run.state.furthest_step = spiked_at
+    run.state.skipped_windows = [*state.skipped_windows, window]
+    run.journal.rolled_back(run.state, spiked_at, window)
+    _save(run)  # the list of skipped windows is part of the run from here on
+
+
+# ---- the loop -------------------------------------------------------------------------------------------------
+
+
+def _loop(run: _Run, stopped_by: Callable[[], int]) -> int:
+    """Update after update, with what happens between them. Returns the signal that ended it, or 0."""
+    while run.state.step != run.state.total_steps:
+        state = run.state
+        with closing(run.plan.loader.steps(state.step, state.total_steps, state.skipped_windows)) as steps:
+            for step in steps:
+                update, verdict = _one_step(run, step, stopped_by)
+                if verdict.is_spike and run.plan.training.max_rollbacks:
+                    _roll_back(run, verdict)
+                    break
+                is_timed = run.state.total_steps is None and run.journal.is_timed
+                if is_timed:
+                    _fix_length(run)
+                _after_step(run, update, verdict)
+                if signal_number := _stop_signal(update):
+                    return signal_number
+                if is_timed:
+                    break  # to read until the end, which is known now
+    return 0
+
+
+def _one_step(run: _Run, step: Step, stopped_by: Callable[[], int]) -> tuple[Update, Verdict]:
+    """One update, what it was, and what it says about the run's health."""
+    state = run.state
+    rate = run.plan.schedule.learning_rate(step.index, state.total_steps)
+    is_logged = run.journal.is_logged(step.index + 1, state.total_steps)
+    by_source = _source_losses(run) if is_logged else None
+
+    def words() -> list[bool]:
+        stop, overdue = stopped_by(), time.monotonic() - run.last_save > SAVE_SECONDS
+        return [stop == signal.SIGINT, stop == signal.SIGTERM, overdue, run.writer.failed]
+
+    with run.journal.clock():
+        update = make_update(
+            run.engine,
+            run.stage.objective,
+            step,
+            rate,
+            run.settings.run.seed,
+            run.update_ratio,
+            by_source,
+            words,
+        )
+    if update.words[_MAIN_FAILED]:
+        run.writer.check()
+        raise UserError("the main process could not save; see its message")
+    state.step, state.tokens = step.index + 1, state.tokens + step.units["tokens"]
+    state.seconds = run.journal.seconds
+    run.journal.stepped(step)
+    if update.was_made:
+        verdict = run.stability.observe_step(state.step, update.losses["loss"], update.grad_norm, update.ratio)
+    elif update.is_overflow:
+        verdict = Verdict()  # fp16's scaler is still looking for the largest scale that fits
+    else:
+        state.skipped_updates += 1
+        verdict = run.stability.observe_skipped(state.step)
+        run.journal.skipped(state.step, update.losses["loss"], update.grad_norm)
+    alarms = verdict.alarms
+    if is_logged:
+        values: dict[str, Any] = {**update.losses, "learning_rate": rate, "grad_norm": update.grad_norm}
+        values["update_ratio"] = update.ratio
+        values |= run.plan.loader.order.place_of_step(state.step)
+        if by_source is not None:
+            values["loss_by_source"] = by_source.means(run.parallel)
+        alarms = [*alarms, *_look_inside(run, step, update, values)]
+        run.journal.trained(state, values)
+    for alarm in alarms:
+        run.journal.alarm(state.step, alarm)
+    if state.rollbacks_in_a_row and state.step > state.furthest_step and run.stability.is_calm:
+        state.rollbacks_in_a_row = 0
+    return update, verdict
+
+
+def _stop_signal(update: Update) -> int:
+    """The signal that some rank was sent, or 0."""
+    if update.words[_INTERRUPTED]:
+        return signal.SIGINT
+    return signal.SIGTERM if update.words[_TERMINATED] else 0
+
+
+def _after_step(run: _Run, update: Update, verdict: Verdict) -> None:
+    """Validate, sample and save when it is time."""
+    state, watch = run.state, run.settings.watch
+    total = state.total_steps
+    is_last, is_best = state.step == total, False
+    eval_interval = watch.eval_interval or (max(1, total // VALIDATIONS_PER_RUN) if total else 0)
+    is_evaluated = is_last or (eval_interval > 0 and state.step % eval_interval == 0)
+    if is_evaluated:
+        is_best = _validate(run)
+    sample_interval = watch.sample_interval or eval_interval
+    if watch.sample_interval >= 0 and (is_last or (sample_interval > 0 and state.step % sample_interval == 0)):
+        run.journal.sample(run.engine, state.step)
+    due = state.step % watch.save_interval == 0 if watch.save_interval else update.words[_SAVE_IS_DUE]
+    # While something is wrong a saved step would be no place to go back to.
+    if is_last or _stop_signal(update) or ((due or is_best) and run.stability.is_calm):
+        _save(run)
+
+
+def _fix_length(run: _Run) -> None:
+    """Decide, once and for the whole run, how many updates fit into --max_minutes."""
+    run.state.total_steps = run.parallel.on_main(lambda: run.journal.steps_that_fit(run.state))
+    run.journal.set_total(run.state.total_steps)
+    _save(run)  # so that no restart decides it again
 
 
 def _source_losses(run: _Run) -> SourceLosses | None:
@@ -187,167 +354,90 @@ def _source_losses(run: _Run) -> SourceLosses | None:
     return SourceLosses(sources, run.precision.device) if 1 < len(sources) <= LOGGED_SOURCES else None
 
 
-def _update(run: _Run, step: Step, rate: float, by_source: SourceLosses | None) -> tuple[dict[str, Tensor], Tensor]:
-    """One update from one global batch. Returns the sums of each term of the loss, and the gradient norm."""
-    model = run.stage.model.train()
-    _seed_step(run.settings.seed, step.index, run.parallel.rank)
-    totals: dict[str, Tensor] = {}
-    # A batch without any target teaches nothing; 0 / 0 would spoil every weight.
-    units = {name: max(count, 1) for name, count in step.units.items()}
-    for number, batch in enumerate(step.micro_batches):
-        is_last = number == len(step.micro_batches) - 1
-        with run.parallel.micro_batch(is_last):
-            with run.precision.autocast():
-                terms = run.stage.objective(model, batch)
-            # Divided by what the whole global batch counts, not by this part of it: the parts may differ.
-            loss = torch.stack([term.weight * term.total / units[term.unit] for term in terms.values()]).sum()
-            run.scaler.scale(loss).backward()
-        for name, term in terms.items():
-            mean = term.total.detach() / units[term.unit]
-            totals[name] = totals[name] + mean if name in totals else mean
-        token_losses = terms["loss"].token_losses
-        if by_source is not None and token_losses is not None:
-            by_source.add(batch, token_losses)
-    for optimizer in run.optimizers:
-        run.scaler.unscale_(optimizer)
-    longest = run.training.grad_clip or float("inf")
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), longest)
-    set_learning_rate(run.optimizers, rate)
-    for optimizer in run.optimizers:
-        run.scaler.step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-    run.scaler.update()
-    return {name: run.parallel.sum(total) for name, total in totals.items()}, grad_norm
+def _look_inside(run: _Run, step: Step, update: Update, values: dict[str, Any]) -> list[str]:
+    """Add to `values` what the layers and experts do. Returns alarms about it."""
+    batch = {name: tensor[:1] for name, tensor in step.micro_batches[0].items()}
+    layers = measure_layers(run.engine.model, batch, run.stage.objective.document_mask, run.engine.autocast())
+    variance = run.parallel.max(layers.hidden_variance).tolist()
+    largest = run.parallel.max(layers.attention_max).tolist()
+    values |= {"hidden_variance": variance, "attention_max": largest}
+    alarms = run.stability.observe_layers(run.state.step, variance, largest)
+    if update.expert_load is not None:
+        load = update.expert_load / update.expert_load.sum(dim=1, keepdim=True).clamp(min=1)
+        values["expert_load"] = load.tolist()
+        alarms = [*alarms, *run.stability.observe_experts(run.state.step, values["expert_load"])]
+    return alarms
 
 
-def _measure(
-    run: _Run, totals: dict[str, Tensor], grad_norm: Tensor, rate: float, by_source: SourceLosses | None
-) -> dict[str, Any]:
-    """The numbers of one logged step. Reading them waits for the device, so it is not done every step."""
-    values: dict[str, Any] = {name: total.item() for name, total in totals.items()}
-    if not np.isfinite(values["loss"]):
-        raise UserError(
-            f"step {run.state.step}: the loss is {values['loss']}; lower --learning_rate "
-            f"(now {run.training.learning_rate}), then go on from the last saved step with --run_name or --overwrite"
-        )
-    if by_source is not None:
-        values["loss_by_source"] = by_source.means(run.parallel)
-    return {
-        **values,
-        "learning_rate": rate,
-        "grad_norm": grad_norm.item(),
-        **run.loader.order.place_of_step(run.state.step),
-        "tokens": run.state.tokens,
-        "seconds": run.state.seconds,
-    }
-
-
-def _validate(run: _Run, log: MetricsLog, tracker: Tracker) -> float | None:
-    """Measure the validation loss, remember it, and log it. None when there is nothing to validate on."""
-    if run.stage.val_set is None or run.stage.val_set.num_rows == 0:
-        return None
-    batch_size = run.training.batch_size
-    found = validate(run.stage.model, run.stage.objective, run.stage.val_set, batch_size, run.precision)
-    losses = run.state.validation_losses
+def _validate(run: _Run) -> bool:
+    """Measure the validation loss, remember it, and log it. Returns whether it is the lowest so far."""
+    val_set = run.stage.val_set
+    if val_set is None or val_set.num_rows == 0:
+        return False
+    engine, batch_size = run.engine, run.plan.training.batch_size
+    found = validate(
+        engine.forward,
+        engine.model,
+        run.stage.objective,
+        val_set,
+        batch_size,
+        run.precision.device,
+        engine.autocast,
+        run.parallel,
+        run.stage.token_bytes,
+    )
+    state = run.state
+    losses = state.validation_losses
     losses.setdefault("before", found.loss)
     losses["last"] = found.loss
-    losses["best"] = min(found.loss, losses.get("best", found.loss))
-    values: dict[str, Any] = {"loss": found.loss}
-    if found.by_source:
-        values["loss_by_source"] = found.by_source
-    log.write("validation", run.state.step, values)
-    tracker.log("validation", run.state.step, values)
-    return found.loss
-
-
-def _resume(run: _Run) -> None:
-    """Go on from the newest saved step that is whole."""
-    if run.settings.resume == "none":
-        if any(run.folder.resume_path.glob("step-*")):
-            raise UserError(
-                f"--resume none: {run.folder.resume_path} has saved steps of this run; "
-                "pass --overwrite to move them aside, or leave the flag out to go on"
-            )
-        return
-    saved = load_newest(run.folder.resume_path)
-    if saved is not None:
-        run.state = restore(saved, run.stage.model, run.optimizers, run.scaler)
-        print(f"going on from step {run.state.step} of {run.total_steps} ({saved.path})", file=sys.stderr)
-        if run.state.step == run.total_steps:
-            _save(run)  # a crash came between the last saved step and its .pth, or that file was removed
+    is_best = found.loss < losses.get("best", math.inf)
+    if is_best:
+        losses["best"], state.best_step = found.loss, state.step
+    run.journal.validated(state.step, found)
+    return is_best
 
 
 def _save(run: _Run) -> None:
-    """A resume step, then the `.pth` made from the same weights."""
-    save_state(run.folder.resume_path, run.state, run.stage.model, run.optimizers, run.scaler)
-    save_checkpoint(run.folder.checkpoint_path, _checkpoint(run))
-
-
-def _checkpoint(run: _Run) -> Checkpoint:
-    stage, parent = run.stage, run.stage.parent
-    lineage = {
-        "run": run.folder.name,
-        "settings": run.identity,
-        "data": data_lineage(stage.train_set),
-        "parent": parent and {"digest": parent.digest, "stage": parent.stage, **parent.lineage},
-        "torch": torch.__version__,
-    }
-    metrics = {f"validation_loss_{name}": value for name, value in run.state.validation_losses.items()}
-    return Checkpoint(
-        stage=stage.name,
-        config=stage.model.config,
-        weights=weights_of(stage.model),
-        tokenizer_files=stage.tokenizer_files,
-        generation=stage.generation,
-        step=run.state.step,
-        tokens=run.state.tokens,
-        metrics=metrics,
-        lineage=lineage,
+    """Copy what a restart needs, and have it written while training goes on: a saved step, then the `.pth`."""
+    tensors = run.engine.tensors()  # all ranks together
+    run.last_save = time.monotonic()
+    run.journal.saved()
+    if tensors is None:
+        return
+    run.state.stability = run.stability.state()
+    saved = SavedStep(
+        state=run.state,
+        identity=run.plan.identity,
+        config=run.stage.origin.model.config,
+        stage=run.stage.name,
+        surroundings={
+            "threads": torch.get_num_threads(),
+            "world_size": run.parallel.world_size,
+            "torch": str(torch.__version__),
+            "learning_rate": run.plan.schedule.learning_rate(max(run.state.step - 1, 0), run.state.total_steps),
+        },
+        tensors=tensors,
     )
+    lineage = lineage_of_run(run.stage, run.plan.identity, run.folder.name)
 
+    def write() -> None:
+        write_step(run.folder.resume_path, saved, run.settings.watch.save_total_limit)
+        if saved.state.step:  # an untrained model is something to go back to, and nothing to use
+            save_checkpoint(run.folder.checkpoint_path, checkpoint_of(run.stage, saved, lineage))
+            run.journal.draw_curves()
 
-def _finish(run: _Run) -> None:
-    """The report, and the mark that this run is done."""
-    state, losses = run.state, run.state.validation_losses
-    summary = {
-        "stage": run.stage.name,
-        "checkpoint": run.folder.checkpoint_path.name,
-        "parameters": run.stage.model.config.num_parameters(),
-        "data": run.stage.train_set.folder.name,
-        "steps": state.step,
-        "tokens": state.tokens,
-        "seconds": state.seconds,
-        "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
-        "validation_loss_before": losses.get("before"),
-        "validation_loss_after": losses.get("last"),
-        "device": str(run.precision.device),
-        "dtype": str(run.precision.compute).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-    }
-    tables = []
-    if isinstance(run.loader.order, MixedOrder):
-        tables.append(mixture_table(run.loader.order, run.total_steps))
-    by_source = source_table(run.folder.metrics_path)
-    if by_source is not None:
-        tables.append(by_source)
-        print(by_source.as_text())
-    write_report(run.folder.path / "report.md", run.folder.name, summary, run.identity, tables)
-    run.folder.write_record(run.identity, summary)
-    print(f"{run.folder.checkpoint_path}: {state.step} steps, {state.tokens:,} tokens, {state.seconds:.0f} s")
-
-
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout of step k depends on (seed, k, rank) alone: nothing random has to be saved or restored."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+    run.writer.submit(write)
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], int]]:
+def _stop_signals(parallel: Parallel) -> Iterator[Callable[[], int]]:
     """Turn Ctrl-C and SIGTERM into a number to ask for: the step is finished and saved first."""
     received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if len(received) == 1:
+            parallel.say("\nfinishing this step, then saving")
 
     earlier = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -6,11 +6,11 @@ loss is the same however that batch is split into micro-batches, accumulation st
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from model.decoder import CausalLM
+from model.decoder import LMOutput
 
 Unit = Literal["tokens", "segments", "pairs"]
 
@@ -22,10 +22,22 @@ class Term(NamedTuple):
     unit: Unit  # what the global batch is counted in
     weight: float = 1.0  # its share of the loss that is minimised; 0 only reports it
     token_losses: Tensor | None = None  # [batch, seq] what `total` adds up, detached; for the loss per source
+    expert_load: Tensor | None = None  # [layers, experts] tokens that each expert got (balance loss)
 
 
 Batch = Mapping[str, Tensor]
-Objective = Callable[[CausalLM, Batch], dict[str, Term]]
+Forward = Callable[..., LMOutput]  # a `CausalLM`, or what several processes wrap around one
+
+
+class Objective(Protocol):
+    """What the loop asks for; its `repr` is part of the run's identity."""
+
+    @property
+    def document_mask(self) -> bool:
+        """Whether attention stays inside a segment."""
+
+    def __call__(self, model: Forward, batch: Batch) -> dict[str, Term]:
+        """The terms of the loss over one micro-batch; the one called "loss" is what is reported and watched."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class LanguageModeling:
     document_mask: bool
     z_loss: float = 0.0
 
-    def __call__(self, model: CausalLM, batch: Batch) -> dict[str, Term]:
+    def __call__(self, model: Forward, batch: Batch) -> dict[str, Term]:
         output = model(
             batch["input_ids"],
             targets=batch["targets"],
@@ -55,5 +67,7 @@ class LanguageModeling:
         if self.z_loss:
             terms["z_loss"] = Term(output.log_sum_exp.square().sum(), "tokens", self.z_loss)
         if output.balance_loss is not None:
-            terms["balance_loss"] = Term(output.balance_loss, "segments", model.config.aux_loss_alpha)
+            terms["balance_loss"] = Term(
+                output.balance_loss, "segments", output.balance_weight, expert_load=output.expert_load
+            )
         return terms

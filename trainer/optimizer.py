@@ -10,6 +10,8 @@ from trainer.muon import Muon
 from trainer.settings import TrainSettings
 
 Optimizers = Sequence[torch.optim.Optimizer]
+# What each keeps for a parameter.
+MOMENTS = {torch.optim.AdamW: {"exp_avg", "exp_avg_sq", "step"}, Muon: {"momentum_buffer"}}
 
 
 def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
@@ -29,6 +31,7 @@ def build_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.op
         {"params": [each for each in rest if each[1].ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    assert settings.learning_rate is not None, "decided before (trainer/plan.py)"
     betas = (settings.beta1, settings.beta2)
     optimizers: list[torch.optim.Optimizer] = []
     if groups:
@@ -46,9 +49,9 @@ def set_learning_rate(optimizers: Optimizers, learning_rate: float) -> None:
 
 
 def state_by_name(model: nn.Module, optimizers: Optimizers) -> dict[str, dict[str, Tensor]]:
-    """The optimizers' tensors by parameter name: independent of how the parameters were grouped or sharded."""
+    """A copy of the optimizers' tensors by parameter name: independent of how they were grouped or sharded."""
     return {
-        name: {key: value.detach().cpu() for key, value in optimizer.state[parameter].items()}
+        name: {key: value.detach().to("cpu", copy=True) for key, value in optimizer.state[parameter].items()}
         for name, parameter in model.named_parameters()
         for optimizer in optimizers
         if parameter in optimizer.state
@@ -56,9 +59,14 @@ def state_by_name(model: nn.Module, optimizers: Optimizers) -> dict[str, dict[st
 
 
 def restore_state(model: nn.Module, optimizers: Optimizers, state: dict[str, dict[str, Tensor]]) -> None:
-    """The inverse of `state_by_name`."""
+    """The inverse of `state_by_name`; KeyError names what another optimizer would have stored.
+
+    Before its first update an optimizer has no state: then it has none again.
+    """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not state or parameters.keys() == state.keys(), "the optimizer's state belongs to another model"
+    for optimizer in optimizers:
+        optimizer.state.clear()
     owner = {
         id(parameter): optimizer
         for optimizer in optimizers
@@ -67,6 +75,9 @@ def restore_state(model: nn.Module, optimizers: Optimizers, state: dict[str, dic
     }
     for name, values in state.items():
         parameter = parameters[name]
+        expected = MOMENTS[type(owner[id(parameter)])]
+        if missing := expected - values.keys():
+            raise KeyError(f"{name}.{sorted(missing)[0]}")
         restored: dict[str, Any] = {}
         for key, value in values.items():
             is_moment = value.shape == parameter.shape

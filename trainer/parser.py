@@ -30,6 +30,17 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
         return flag_name if is_switch else f"{flag_name} {getattr(action.type, '__name__', 'value').upper()}"
 
 
+def _batch_size(text: str) -> int:
+    """A number of rows; "auto" is 0."""
+    rows = 0 if text == "auto" else int(text)
+    if rows < 1 and text != "auto":
+        raise UserError(f"--batch_size: found {rows}, expected 1 or more, or auto")
+    return rows
+
+
+_batch_size.__name__ = "int|auto"  # how `--help` and argparse's errors call it
+
+
 class SettingsParser(HfArgumentParser):
     """`HfArgumentParser` turns each field of a dataclass into a flag of the same name."""
 
@@ -39,6 +50,8 @@ class SettingsParser(HfArgumentParser):
         for action in self._actions:
             if action.type is string_to_bool:
                 action.nargs, action.const = "?", True
+            if action.dest == "batch_size":
+                action.type = _batch_size
 
     def error(self, message: str) -> Any:
         # argparse prints the whole usage; one line that says what to do is kinder.

@@ -1,104 +1,20 @@
-"""What a run says: a progress bar, metrics.jsonl, curves.png and report.md. Only the main process speaks."""
+"""What is left of a run when it has finished: report.md, and the tables in it."""
 
-import json
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unicodedata import east_asian_width
 
-from tqdm import tqdm
-
 from dataset.mixed_order import MixedOrder
-from model.files import atomic_path, write_text
+from dataset.mixed_set import AnySet, JoinedSets
+from dataset.packing import PackedSet
+from model.files import write_text
+from trainer.metrics import read_metrics
 
-DRAWN_SOURCES = 8
 PRINTED_ROWS = 16
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one line per logged step. On resume it is cut back to the step that is resumed."""
-
-    def __init__(self, path: Path, resume_step: int) -> None:
-        self.path = path
-        kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if resume_step else []
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line; `kind` is "train" or "validation"."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A last line that a crash cut short is dropped: its step was never saved."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
-
-
-class Progress:
-    """A progress bar on a terminal; a line now and then in a file."""
-
-    def __init__(self, name: str, total_steps: int, first_step: int) -> None:
-        # In a log file a bar that redraws itself is noise: one line every half minute is enough.
-        interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(total=total_steps, initial=first_step, desc=name, unit="step", mininterval=interval)
-
-    def advance(self) -> None:
-        """One more step."""
-        self._bar.update()
-
-    def show(self, **values: str) -> None:
-        """Numbers beside the bar."""
-        self._bar.set_postfix(values, refresh=False)
-
-    def say(self, line: str) -> None:
-        """A line above the bar."""
-        self._bar.write(line, file=sys.stderr)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.close()
-
-
-def draw_curves(metrics_path: Path, picture_path: Path, title: str) -> None:
-    """Loss and learning rate over steps, from metrics.jsonl."""
-    from matplotlib.figure import Figure  # heavy, and not needed by every import of this room
-
-    rows = read_metrics(metrics_path)
-    train = [row for row in rows if row["kind"] == "train"]
-    validation = [row for row in rows if row["kind"] == "validation"]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([row["step"] for row in train], [row["loss"] for row in train], lw=1, label="training loss")
-    axes.plot([row["step"] for row in validation], [row["loss"] for row in validation], "o-", label="validation loss")
-    _draw_sources(axes, validation)
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
-    rates = axes.twinx()
-    rates.plot([row["step"] for row in train], [row["learning_rate"] for row in train], "k:", lw=1)
-    rates.set_ylabel("learning rate (dotted)")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    with atomic_path(picture_path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def _draw_sources(axes: Any, validation: list[dict[str, Any]]) -> None:
-    """Thin lines for the sources, while there are few enough to tell their colours apart."""
-    rows = [row for row in validation if "loss_by_source" in row]
-    names = rows[-1]["loss_by_source"] if rows else {}
-    if len(names) <= DRAWN_SOURCES:
-        for name in names:
-            # The validation set may have been changed within a run, and with it the sources.
-            known = [(row["step"], row["loss_by_source"][name]) for row in rows if name in row["loss_by_source"]]
-            axes.plot(*zip(*known, strict=True), lw=0.7, label=name)
+LISTED_EVENTS = 100  # of a run that has more, the last ones
 
 
 @dataclass(frozen=True)
@@ -109,24 +25,24 @@ class Table:
     header: Sequence[str]  # a column named with a space before it holds numbers
     rows: Sequence[Sequence[str]]
 
-    def as_text(self) -> str:
-        """Columns of equal width, numbers to the right; of a long table its beginning."""
-        lines = [[cell.strip() for cell in line] for line in [self.header, *self.rows[:PRINTED_ROWS]]]
+    def as_text(self, most: int = PRINTED_ROWS) -> str:
+        """Columns of equal width, numbers to the right; of a long table its beginning, `most` rows."""
+        lines = [[cell.strip() for cell in line] for line in [self.header, *self.rows[:most]]]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
-        is_number = [name[0] == " " for name in self.header]
+        is_number = [name[:1] == " " for name in self.header]
         text = []
         for line in lines:
             padded = [(cell, " " * (width - _width(cell))) for cell, width in zip(line, widths, strict=True)]
             text.append(
                 "  ".join(pad + cell if n else cell + pad for (cell, pad), n in zip(padded, is_number, strict=True))
             )
-        if len(self.rows) > PRINTED_ROWS:
-            text.append(f"and {len(self.rows) - PRINTED_ROWS} more, in report.md")
+        if len(self.rows) > most:
+            text.append(f"and {len(self.rows) - most} more, in report.md")
         return "\n".join([self.title, *(f"  {line.rstrip()}" for line in text)])
 
     def as_markdown(self) -> str:
         """With its title above it."""
-        rule = ["---:" if name[0] == " " else "---" for name in self.header]
+        rule = ["---:" if name[:1] == " " else "---" for name in self.header]
         lines = [self.header, rule, *self.rows]
         return "\n".join([self.title, "", *(f"| {' | '.join(map(_cell, line))} |" for line in lines)])
 
@@ -170,55 +86,151 @@ def mixture_table(order: MixedOrder, total_steps: int) -> Table:
 
 
 def source_table(metrics_path: Path) -> Table | None:
-    """Validation loss by source, before and after; None where all is of one source."""
-    rows = [row for row in read_metrics(metrics_path) if row["kind"] == "validation" and "loss_by_source" in row]
+    """Validation loss by source, before and after, and bits a byte; None where all is of one source."""
+    rows = [row for row in read_metrics(metrics_path) if row["kind"] == "validation" and row.get("loss_by_source")]
     if not rows:
         return None
-    before, after = rows[0]["loss_by_source"], rows[-1]["loss_by_source"]
+    columns = [row["loss_by_source"] for row in (rows[0], rows[-1])]
+    header = ["source", " before", " after"]
+    of_bytes = [row.get("bits_per_byte_by_source", {}) for row in (rows[0], rows[-1])]
+    if of_bytes[1]:
+        columns += of_bytes
+        header += [" bits a byte before", " after"]
     # A run may go on with another validation set: its sources have no "before".
-    lines = [[name, f"{before[name]:.4f}" if name in before else "", f"{loss:.4f}"] for name, loss in after.items()]
-    return Table("validation loss by source", ["source", " before", " after"], lines)
+    lines = [[name, *(_decimals(column.get(name)) for column in columns)] for name in columns[1]]
+    return Table("validation loss by source", header, lines)
+
+
+def _decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def data_table(sets: Mapping[str, AnySet | None]) -> Table:
+    """What the run has read: its sets by use ("training", "validation"), with the hashes of their contents."""
+    header = ["use", "set", "sources", " rows", " tokens", " trained tokens", "fingerprint"]
+    rows = []
+    for use, packed in sets.items():
+        if packed is None:
+            continue
+        parts: Sequence[PackedSet] = packed.sets if isinstance(packed, JoinedSets) else [packed]
+        for part in parts:
+            meta, sources = part.meta, ", ".join(part.sources[:PRINTED_ROWS])
+            more = len(part.sources) - PRINTED_ROWS
+            sources += f" and {more} more" if more > 0 else ""
+            counts = [f"{part.num_rows:,}", *(f"{meta.get(name, 0):,}" for name in ("num_tokens", "num_targets"))]
+            rows.append([use, part.folder.name, sources, *counts, part.fingerprint])
+    return Table("data", header, rows)
+
+
+def expert_table(shares: Sequence[Sequence[float]]) -> Table:
+    """How evenly a mixture of experts is used.
+
+    Args:
+        shares: [layers][routed experts] tokens, or any measure of them, sent to each expert.
+    """
+    rows = []
+    for number, layer in enumerate(shares):
+        total = sum(layer) or 1.0
+        by_share = sorted((share / total, expert) for expert, share in enumerate(layer))
+        low, high = by_share[0], by_share[-1]
+        rows.append([str(number), f"{low[0]:.1%} (expert {low[1]})", f"{high[0]:.1%} (expert {high[1]})"])
+    even = f"{1 / len(shares[0]):.1%}" if shares and shares[0] else "–"
+    return Table(f"share of tokens by expert (even: {even})", ["layer", " smallest", " largest"], rows)
+
+
+def event_table(metrics_path: Path) -> Table | None:
+    """Alarms, rollbacks and skipped windows of the data; None where nothing happened."""
+    rows = [row for row in read_metrics(metrics_path) if row["kind"] in ("alarm", "rollback", "skipped")]
+    if not rows:
+        return None
+    lines = []
+    for row in rows[-LISTED_EVENTS:]:
+        rest = {name: value for name, value in row.items() if name not in ("kind", "step")}
+        lines.append([f"{row['step']:,}", row["kind"], ", ".join(f"{name} {_shown(rest[name])}" for name in rest)])
+    title = "what happened on the way" + (f" (the last {LISTED_EVENTS})" if len(rows) > LISTED_EVENTS else "")
+    return Table(title, [" step", "what", "more"], lines)
+
+
+def throughput_table(metrics_path: Path, cost: float | None = None) -> Table | None:
+    """How fast the run was: the middle value of its logged steps and the best one; None where nothing was logged.
+
+    Args:
+        cost: what the whole run has cost, when its price is known.
+    """
+    train = [row for row in read_metrics(metrics_path) if row["kind"] == "train"]
+    lines = []
+    for name, label, form in (
+        ("tokens_per_second", "trained tokens a second", "{:,.0f}"),
+        ("mfu", "MFU (share of the device's peak)", "{:.1%}"),
+        ("memory", "memory in use at most, GiB", "{:.2f}"),
+    ):
+        values = sorted(row[name] for row in train if row.get(name) is not None)
+        if values:
+            unit = 2**30 if name == "memory" else 1
+            shown = [form.format(value / unit) for value in (values[len(values) // 2], values[-1])]
+            lines.append([label, *shown])
+    if cost:
+        lines.append(["cost", "", f"{cost:,.2f}"])
+    return Table("throughput", ["", " middle", " highest"], lines) if lines else None
 
 
 def write_report(
-    path: Path, title: str, summary: Mapping[str, Any], identity: Mapping[str, Any], tables: Sequence[Table] = ()
+    path: Path,
+    title: str,
+    summary: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    tables: Sequence[Table | None] = (),
+    metrics_path: Path | None = None,
 ) -> None:
-    """`report.md`: what came of the run, its curve, its tables, and everything that makes it this run."""
-    lines = [f"# {title}", "", "![loss](curves.png)", "", "| result | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in summary.items()]
+    """`report.md`: what came of the run, its curve, its tables, samples, and everything that makes it this run.
+
+    Args:
+        path: where it is written; `curves.png` lies beside it.
+        summary: results by name.
+        identity: settings by name.
+        tables: shown in this order; a None is passed over.
+        metrics_path: where bits a byte and samples are read from.
+    """
+    rows = read_metrics(metrics_path) if metrics_path else []
+    results = {**summary, **_bits_per_byte(rows)}
+    lines = [f"# {_cell(title)}", "", "![loss](curves.png)", "", "| result | |", "|---|---|"]
+    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in results.items()]
     for table in tables:
-        lines += ["", table.as_markdown()]
+        if table is not None:
+            lines += ["", table.as_markdown()]
+    lines += _sample_lines([row for row in rows if row["kind"] == "samples" and row.get("samples")])
     lines += ["", "| setting | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in identity.items()]
+    lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in identity.items()]
     write_text(path, "\n".join(lines) + "\n")
 
 
+def _bits_per_byte(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    found = [row["bits_per_byte"] for row in rows if row["kind"] == "validation" and row.get("bits_per_byte")]
+    return {"bits_per_byte_before": found[0], "bits_per_byte_after": found[-1]} if found else {}
+
+
+def _sample_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first samples and the last ones."""
+    lines = []
+    for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
+        lines += ["", f"Samples at step {row['step']:,} (the prompt, an arrow, what the model wrote)"]
+        for sample in row["samples"]:
+            lines += ["", *_fenced(f"{sample['prompt']} → {sample['text']}")]
+    return lines
+
+
+def _fenced(text: str) -> list[str]:
+    """A block of Markdown that shows any text as it is: its fence is longer than any run of backticks within."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    shown = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
+    return [f"{fence}text", *shown.split("\n"), fence]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
 def _cell(value: Any) -> str:
-    text = f"{value:,.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")
-
-
-class Tracker:
-    """Weights & Biases, when asked for: the same run goes on after a restart."""
-
-    def __init__(self, enabled: bool, project: str, name: str, run_id: str | None, config: Mapping[str, Any]) -> None:
-        self._run: Any = None
-        if enabled:
-            import wandb
-
-            self._run = wandb.init(project=project, name=name, id=run_id, resume="allow", config=dict(config))
-
-    @property
-    def run_id(self) -> str | None:
-        """The tracker's own id of this run."""
-        return self._run.id if self._run is not None else None
-
-    def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Send one line of metrics."""
-        if self._run is not None:
-            self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
-
-    def close(self) -> None:
-        """Flush what is left."""
-        if self._run is not None:
-            self._run.finish()
+    """A value within a table's row: on one line, and nothing in it is taken for Markdown."""
+    return re.sub(r"([\\`|<*\[\]])", r"\\\1", " ".join(_shown(value).splitlines()))

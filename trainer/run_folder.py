@@ -3,16 +3,40 @@
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
 from model.files import canonical_json, read_json, sha256_of_text, write_json
+from trainer.state import SavedStep, load_step
+from trainer.trackers import new_tracker_id
 
-_RECORD_KEYS = {"identity", "finished", "summary"}  # of run.json
+_RECORD_KEYS = {"identity", "launch", "tracker_id", "finished", "summary"}  # of run.json
 # A child stage starts from the newest of these when --init_from is left out.
 STAGE_PREFIXES = {"pretrain": "pretrain_", "full_sft": "full_sft_", "lora": "lora_", "rl": "rl_"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run was started first. Another number of processes keeps the global batch and splits it anew."""
+
+    batch_size: int
+    accumulation_steps: int
+    world_size: int
+
+    @property
+    def global_batch(self) -> int:
+        """Rows in one update."""
+        return self.batch_size * self.accumulation_steps * self.world_size
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run finds in its folder."""
+
+    is_finished: bool  # that very run has been trained to its end already
+    tracker_id: str
 
 
 @dataclass(frozen=True)
@@ -51,22 +75,25 @@ class RunFolder:
             raise UserError(f"{self._record_path}: not the record of a run; restore it, or choose another --run_name")
         return record
 
-    def write_record(self, identity: Mapping[str, Any], summary: Mapping[str, Any] | None = None) -> None:
-        """Store what the run is, and, once it has finished, what came of it."""
-        record = {"identity": identity, "finished": summary is not None, "summary": summary}
-        assert record.keys() == _RECORD_KEYS
-        write_json(self._record_path, record)
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Store what came of the run."""
+        record = self.record()
+        assert record is not None, "a run is claimed before it trains"
+        write_json(self._record_path, {**record, "finished": True, "summary": summary})
 
-    def claim(self, identity: Mapping[str, Any], overwrite: bool, parent: Path | None) -> bool:
+    def first_launch(self) -> Launch | None:
+        """How the run in this folder was started first."""
+        record = self.record()
+        return Launch(**record["launch"]) if record else None
+
+    def claim(self, identity: Mapping[str, Any], launch: Launch, overwrite: bool, parent: Path | None) -> Claim:
         """Make this folder the place of the run that `identity` describes.
 
         Args:
             identity: everything that makes two runs different, as plain values by flag name.
+            launch: how the run is started, to be remembered when this is the first time.
             overwrite: move an earlier run of this name aside first.
             parent: the .pth the run starts from; it is never replaced.
-
-        Returns:
-            True when that very run has finished already.
 
         Raises:
             UserError: when the name belongs to another run.
@@ -83,14 +110,18 @@ class RunFolder:
                     "choose another --run_name, or pass --overwrite to move it aside"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_record(identity)
-            return False
-        _refuse_other_run(self.path, record["identity"], identity)
-        return bool(record["finished"]) and self.checkpoint_path.exists()
+            # Made here and not by the tracker: a crash before the first save then continues the same one.
+            tracker_id = new_tracker_id()
+            new = {"identity": identity, "launch": asdict(launch), "tracker_id": tracker_id}
+            write_json(self._record_path, {**new, "finished": False, "summary": None})
+            return Claim(is_finished=False, tracker_id=tracker_id)
+        refuse_other_run(self.path, record["identity"], identity)
+        is_finished = bool(record["finished"]) and self.checkpoint_path.exists()
+        return Claim(is_finished, record["tracker_id"])
 
     def remove_half_written(self) -> None:
         """Remove what a killed process was writing; whole files have been renamed out of the way of this."""
-        unnamed = ((self.out_dir, f".{self.name}.pth.????????"), (self.path, ".*"), (self.resume_path, ".step-*"))
+        unnamed = ((self.out_dir, f".{self.name}.pth.????????"), (self.path, ".*"), (self.resume_path, ".*"))
         for folder, pattern in unnamed:
             for path in folder.glob(pattern):
                 if path.is_dir():
@@ -116,7 +147,7 @@ def _with_suffix(path: Path, suffix: str, number: int) -> Path:
     return path.with_name(f"{path.name}{suffix}" + (f"-{number}" if number else ""))
 
 
-def _refuse_other_run(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_other_run(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """UserError that names the first thing in which two runs differ."""
     for name in [*now, *earlier]:
         if earlier.get(name) != now.get(name):
@@ -125,6 +156,15 @@ def _refuse_other_run(path: Path, earlier: Mapping[str, Any], now: Mapping[str, 
                 f"{path}: holds another run ({name} was {expected}, now {found}); "
                 "choose another --run_name, or pass --overwrite to move it aside"
             )
+
+
+def named_step(resume: str, identity: Mapping[str, Any]) -> SavedStep | None:
+    """The saved step whose path --resume gives; UserError when it is of another run than `identity` describes."""
+    if resume in ("auto", "none"):
+        return None
+    saved = load_step(resume)
+    refuse_other_run(Path(resume), saved.identity, identity)
+    return saved
 
 
 def _short(value: Any) -> str:

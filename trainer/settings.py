@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
 
@@ -162,11 +162,12 @@ class ModelSettings:
             raise UserError(f"no stock architecture carries {reason} (or pass --allow_unexportable)")
         return config
 
-    def refuse_beside_parent(self, init_from: str) -> None:
+    def refuse_beside_parent(self, run: "RunSettings") -> None:
         """A parent brings its own architecture: flags that would change it are an error, not ignored."""
         given = list(self.given()) + (["preset"] if self.preset else [])
         if given:
-            raise UserError(f"--{given[0]}: the architecture comes from --init_from {init_from}; leave the flag out")
+            name, parent = ("init_from", run.init_from) if run.init_from else ("anneal_from", run.anneal_from)
+            raise UserError(f"--{given[0]}: the architecture comes from --{name} {parent}; leave the flag out")
 
 
 @dataclass
@@ -193,34 +194,59 @@ class TrainSettings:
     """How the weights are updated. Each script sets the defaults of its stage."""
 
     _argument_group_name = "training"
+    # Muon's orthogonal updates stand a higher rate than AdamW's.
+    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 1e-3, "adamw": 5e-4}
 
-    epochs: float = flag(1.0, "passes over the data; a part of one is allowed")
-    max_steps: int = flag(0, "stop after this many updates instead; 0 means by epochs")
-    batch_size: int = flag(16, "rows in one forward pass")
-    accumulation_steps: int = flag(1, "forward passes summed into one update")
-    optimizer: Literal["adamw", "muon"] = flag("muon", "muon: for the layers' matrices, with adamw for the rest")
-    learning_rate: float = flag(1e-3, "highest learning rate")
+    epochs: float | None = flag(None, "passes over the data, a part of one is allowed; default 1")
+    max_steps: int = flag(0, "train for this many updates instead")
+    max_tokens: int = flag(0, "train on this many target tokens instead, to the nearest update")
+    max_minutes: float = flag(0.0, "train for about this long instead: the first updates are timed, then it is fixed")
+    batch_size: int = flag(16, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
+    accumulation_steps: int = flag(1, "forward passes of each process summed into one update")
+    optimizer: Literal["auto", "adamw", "muon"] = flag(
+        "auto", "muon: for the layers' matrices, with adamw for the rest; auto: muon, under DeepSpeed adamw"
+    )
+    learning_rate: float | None = flag(None, "highest learning rate; default by stage and optimizer")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = flag(
+        "cosine", "how the learning rate goes after the warm-up; wsd: constant, then a decay at the end"
+    )
     min_lr_ratio: float = flag(0.1, "last learning rate as a share of the highest")
     warmup_iters: int = flag(50, "updates over which the learning rate rises to its highest")
+    decay_share: float | None = flag(None, "share of all updates that wsd decays in; default 0.2")
+    decay_shape: Literal["linear", "cosine", "sqrt"] | None = flag(
+        None, "how wsd decays; sqrt: 1 − √progress, the default"
+    )
     weight_decay: float = flag(0.1, "pull of matrices towards zero, decoupled from the gradient")
     beta1: float = flag(0.9, "AdamW's memory of the gradient")
     beta2: float = flag(0.95, "AdamW's memory of the squared gradient")
     grad_clip: float = flag(1.0, "longest allowed gradient norm; 0 means no limit")
     z_loss: float = flag(0.0, "weight of the squared log-sum-exp of the logits")
+    max_rollbacks: int = flag(5, "go back this often in a row when the loss spikes, then stop; 0 never goes back")
 
     def __post_init__(self) -> None:
         """One-line errors for values that cannot be, before anything is loaded."""
-        smallest = {"batch_size": 1, "accumulation_steps": 1, "warmup_iters": 0, "max_steps": 0}
-        smallest |= {"weight_decay": 0, "grad_clip": 0, "z_loss": 0}
+        smallest = {"batch_size": 0, "accumulation_steps": 1, "warmup_iters": 0, "max_steps": 0, "max_tokens": 0}
+        smallest |= {"max_minutes": 0, "weight_decay": 0, "grad_clip": 0, "z_loss": 0, "max_rollbacks": 0}
         _check_at_least(self, smallest)
         for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name}: found {getattr(self, name)}, expected a number above 0")
-        if not 0 <= self.min_lr_ratio <= 1:
-            raise UserError(f"--min_lr_ratio: found {self.min_lr_ratio}, expected from 0 to 1")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name}: found {value}, expected a number above 0")
+        for name in ("min_lr_ratio", "decay_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"--{name}: found {value}, expected from 0 to 1")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name}: found {getattr(self, name)}, expected from 0 to below 1")
+        lengths = [name for name in ("epochs", "max_steps", "max_tokens", "max_minutes") if getattr(self, name)]
+        if len(lengths) > 1:
+            raise UserError(
+                f"--{lengths[1]}: the run's length is said by --{lengths[0]} already; leave one of them out"
+            )
+        for name in ("decay_share", "decay_shape"):
+            if self.schedule != "wsd" and getattr(self, name) is not None:
+                raise UserError(f"--{name}: belongs to --schedule wsd, found {self.schedule}; leave one of them out")
 
 
 @dataclass
@@ -232,26 +258,67 @@ class RunSettings:
     out_dir: str = flag("out", "folder of the runs and their .pth files")
     run_name: str | None = flag(None, "name of this run; default <stage>_<dim>, with _moe for experts")
     init_from: str | None = flag(None, "parent .pth; default the only one of the parent stage in out_dir")
+    anneal_from: str | None = flag(
+        None, "saved step of another run (…/resume/step-N): start from its weights and optimizer state, without warm-up"
+    )
     overwrite: bool = flag(False, "move an earlier run of this name aside (.bak-…) and start anew")
-    resume: Literal["auto", "none"] = flag("auto", "go on from the newest saved step of this run, or start anew")
+    resume: str = flag("auto", "auto: go on from the newest saved step; a saved step: from that one; none: start anew")
+    dry_run: bool = flag(False, "say what the run would need and how long it would take, then stop")
     seed: int = flag(1337, "decides initial weights, order of data and dropout")
-    device: str = flag("auto", "cuda, mps or cpu; default the best one present")
-    dtype: str = flag("auto", "bfloat16, float16, float32 or float64; default bfloat16 on CUDA, float32 elsewhere")
     num_workers: int = flag(0, "processes that read data ahead; 0 reads in the training process")
-    log_interval: int = flag(10, "updates between two lines of metrics.jsonl")
-    eval_interval: int = flag(0, "updates between two validations; 0 means ten a run")
-    save_interval: int = flag(0, "updates between two saved steps; 0 means every 5 minutes")
-    use_wandb: bool = flag(False, "also log to Weights & Biases (works offline)")
-    wandb_project: str = flag("seedling", "its project")
-    wandb_run_name: str | None = flag(None, "its run name; default the run's own")
 
     def __post_init__(self) -> None:
         """One-line errors for values that cannot be, before anything is loaded."""
-        smallest = {"log_interval": 1, "eval_interval": 0, "save_interval": 0, "num_workers": 0, "seed": 0}
-        _check_at_least(self, smallest)
+        _check_at_least(self, {"num_workers": 0, "seed": 0})
         name = self.run_name
         if name is not None and (Path(name).name != name or name in ("", "..")):
             raise UserError(f"--run_name: found {name!r}, expected a name without slashes")
+        if self.anneal_from and self.init_from:
+            raise UserError("--anneal_from: brings its own weights, so --init_from has no use; leave one of them out")
+
+
+@dataclass
+class DeviceSettings:
+    """What computes, how exactly, and how many processes share the work."""
+
+    _argument_group_name = "device"
+
+    device: str = flag("auto", "cuda, mps or cpu; default the best one present")
+    dtype: str = flag("auto", "bfloat16, float16, float32 or float64; default bfloat16 on CUDA, float32 elsewhere")
+    compile: Literal["auto", "on", "off"] = flag("auto", "torch.compile; auto: on CUDA")
+    gradient_checkpointing: bool = flag(False, "keep no activations inside layers: less memory, a third more work")
+    deterministic: bool | None = flag(None, "only operations that give the same bits each time; default on a CPU")
+    num_threads: int = flag(0, "CPU threads of each process; 0 shares the cores among the processes")
+    deepspeed: str | None = flag(
+        None, "zero1, zero2, zero3, zero2_offload, zero3_offload or a DeepSpeed .json; under its launcher zero1"
+    )
+
+    def __post_init__(self) -> None:
+        """One-line errors for values that cannot be, before anything is loaded."""
+        _check_at_least(self, {"num_threads": 0})
+
+
+@dataclass
+class WatchSettings:
+    """What a run says of itself, and how often it saves."""
+
+    _argument_group_name = "watching and saving"
+
+    log_interval: int = flag(10, "updates between two lines of metrics.jsonl")
+    eval_interval: int = flag(0, "updates between two validations; 0 means ten a run")
+    sample_interval: int = flag(0, "updates between two sample generations; 0 means with each validation, -1 never")
+    save_interval: int = flag(0, "updates between two saved steps; 0 means every 5 minutes")
+    save_total_limit: int = flag(2, "newest saved steps that are kept, besides the best one; 0 keeps all")
+    price_per_hour: float = flag(0.0, "what an hour of this machine costs, to show what the run has cost")
+    use_wandb: bool = flag(False, "also log to Weights & Biases (works offline)")
+    wandb_project: str = flag("seedling", "its project")
+    wandb_run_name: str | None = flag(None, "its run name; default the run's own")
+    use_tensorboard: bool = flag(False, "also log to TensorBoard, in the run's folder (pip install tensorboard)")
+
+    def __post_init__(self) -> None:
+        """One-line errors for values that cannot be, before anything is loaded."""
+        smallest = {"log_interval": 1, "eval_interval": 0, "sample_interval": -1, "save_interval": 0}
+        _check_at_least(self, {**smallest, "save_total_limit": 0, "price_per_hour": 0})
 
 
 def _check_at_least(settings: Any, smallest: Mapping[str, float]) -> None:
@@ -259,3 +326,13 @@ def _check_at_least(settings: Any, smallest: Mapping[str, float]) -> None:
         value = getattr(settings, name)
         if not least <= value < math.inf:  # written so that NaN fails too
             raise UserError(f"--{name}: found {value}, expected {least} or more")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every training script hands to the loop."""
+
+    training: TrainSettings
+    run: RunSettings
+    device: DeviceSettings
+    watch: WatchSettings

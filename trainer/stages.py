@@ -1,23 +1,57 @@
 """What every training script puts together, in the same order: device, data, parent, stage."""
 
-import sys
+import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dataset.mixed_set import AnySet, JoinedSets, open_mixture
 from dataset.mixture import Mixture, find_set, read_data_path
 from dataset.packing import PackedSet
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import Precision, choose_device, choose_precision
 from model.errors import UserError
 from model.tokenizer import ChatTokenizer
 from trainer.objectives import Objective
+from trainer.parallel import Parallel
 from trainer.run_folder import only_checkpoint
-from trainer.settings import DataSettings, RunSettings
+from trainer.settings import DataSettings, DeviceSettings, RunSettings
+from trainer.state import SavedStep, load_step
+from trainer.token_bytes import token_byte_lengths
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a stage's weights come from: a new model, a parent's `.pth`, or a saved step of another run."""
+
+    model: CausalLM
+    tokenizer_files: dict[str, str]
+    name: str = "new"  # for people
+    parent: Checkpoint | None = None
+    parent_path: Path | None = None
+    saved_step: SavedStep | None = None  # its weights and optimizer state are put in place by the loop
+
+    @property
+    def digest(self) -> str | None:
+        """What makes this origin this one, for the run's identity."""
+        if self.saved_step is not None:
+            return self.saved_step.digest
+        return self.parent.digest if self.parent else None
+
+    def lineage(self) -> dict[str, Any] | None:
+        """What the new model remembers of it."""
+        if self.saved_step is not None:
+            step = self.saved_step
+            return {"digest": step.digest, "stage": step.stage, "step": step.state.step, "settings": step.identity}
+        if self.parent is None:
+            return None
+        return {"digest": self.parent.digest, "stage": self.parent.stage, **self.parent.lineage}
 
 
 @dataclass
@@ -25,30 +59,48 @@ class Stage:
     """What one stage trains, put together by its script."""
 
     name: str  # "pretrain", "full_sft", …
-    model: CausalLM
+    origin: Origin
     objective: Objective
     train_set: AnySet
     val_set: AnySet | None
-    tokenizer_files: dict[str, str]
-    generation: dict[str, Any]
-    parent: Checkpoint | None = None
-    parent_path: Path | None = None
+
+    @cached_property
+    def tokenizer(self) -> ChatTokenizer:
+        """What the model reads and writes with."""
+        return ChatTokenizer.from_files(self.origin.tokenizer_files)
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray | None:
+        """[vocab_size] bytes of text that each token stands for, where the tokenizer lets us know."""
+        return token_byte_lengths(self.tokenizer)
 
     @property
     def default_run_name(self) -> str:
         """`<stage>_<dim>`, with `_moe` for a mixture of experts."""
-        config = self.model.config
+        config = self.origin.model.config
         return f"{self.name}_{config.dim}{'_moe' if config.use_moe else ''}"
 
 
-def prepare_device(run: RunSettings) -> Precision:
+def prepare_device(settings: DeviceSettings, seed: int) -> Precision:
     """Choose device and precision, and seed what is random before the first step (a new model's weights)."""
-    device = choose_device(run.device)
-    torch.manual_seed(run.seed)
-    return choose_precision(run.dtype, device)
+    device = choose_device(settings.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    precision = choose_precision(settings.dtype, device)
+    # On a CPU exactness costs next to nothing, and a stopped run then goes on to the same bits.
+    deterministic = settings.deterministic if settings.deterministic is not None else device.type == "cpu"
+    if deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(deterministic)
+    # Nothing here reads memory before it is written, so filling it would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.manual_seed(seed)
+    return precision
 
 
-def open_sets(data: DataSettings, default_name: str, kind: str) -> tuple[AnySet, AnySet | None]:
+def open_sets(
+    data: DataSettings, default_name: str, kind: str, parallel: Parallel | None = None
+) -> tuple[AnySet, AnySet | None]:
     """What to train on, a packed set or a mixture of several, and what to validate on where there is something."""
     chosen = read_data_path(data.data_path or str(Path(data.packed_dir) / default_name), data.packed_dir)
     train_set = open_mixture(chosen, kind) if isinstance(chosen, Mixture) else PackedSet.open(chosen, kind)
@@ -60,7 +112,9 @@ def open_sets(data: DataSettings, default_name: str, kind: str) -> tuple[AnySet,
     val_sets = [_open_validation(path, train_set) for path in val_paths if path.exists()]
     if 0 < len(val_sets) < len(val_paths):
         missing = ", ".join(path.name for path in val_paths if not path.exists())
-        print(f"validating without {missing}: there is no such set beside the one it is named after", file=sys.stderr)
+        (parallel or Parallel()).say(
+            f"validating without {missing}: there is no such set beside the one it is named after"
+        )
     if len(val_sets) > 1:
         return train_set, JoinedSets(f"{train_set.folder} (validation)", val_sets)
     return train_set, val_sets[0] if val_sets else None
@@ -85,8 +139,18 @@ def _check_validation(val_set: PackedSet, train_set: AnySet) -> None:
         )
 
 
-def load_parent(run: RunSettings, *stages: str) -> tuple[Checkpoint, Path]:
-    """The checkpoint that a stage starts from: --init_from, or the only one of its parent stage in out_dir."""
+def open_origin(run: RunSettings, train_set: AnySet, *stages: str) -> Origin:
+    """The model that a stage starts from: --anneal_from, --init_from, or the only .pth of its parent stage in out_dir.
+
+    Raises:
+        UserError: no such file, a damaged one, or one whose tokenizer did not make the set.
+    """
+    if run.anneal_from:
+        step = load_step(Path(run.anneal_from))
+        if step.identity["tokenizer"] != train_set.vocabulary_hash:
+            raise UserError(f"{train_set.folder}: was made with another tokenizer than --anneal_from {step.path}")
+        _check_length(train_set, step.config, f"{step.path}")
+        return Origin(CausalLM(step.config), train_set.tokenizer_files(), f"{step.path}", saved_step=step)
     if run.init_from:
         path = Path(run.init_from)
     else:
@@ -94,7 +158,9 @@ def load_parent(run: RunSettings, *stages: str) -> tuple[Checkpoint, Path]:
             path = only_checkpoint(run.out_dir, *stages)
         except UserError as error:
             raise UserError(f"--init_from: {error}") from error
-    return load_checkpoint(path), path
+    parent = load_checkpoint(path)
+    check_tokenizer(parent, path, train_set)
+    return Origin(parent.build_model(), parent.tokenizer_files, f"{path}", parent, path)
 
 
 def check_tokenizer(parent: Checkpoint, parent_path: Path, packed: AnySet) -> None:
@@ -110,10 +176,14 @@ def check_tokenizer(parent: Checkpoint, parent_path: Path, packed: AnySet) -> No
             f"{packed.folder}: was made with another chat template than {parent_path}'s; "
             f"pack it again with: python data_process.py {packed.kind} --tokenizer {parent_path} …"
         )
-    if packed.max_seq_len > parent.config.max_seq_len:
+    _check_length(packed, parent.config, f"{parent_path}")
+
+
+def _check_length(packed: AnySet, config: LMConfig, name: str) -> None:
+    if packed.max_seq_len > config.max_seq_len:
         raise UserError(
-            f"{packed.folder}: has rows of {packed.max_seq_len} tokens, {parent_path} reads "
-            f"{parent.config.max_seq_len}; pack it with --max_seq_len {parent.config.max_seq_len} or less"
+            f"{packed.folder}: has rows of {packed.max_seq_len} tokens, {name} reads "
+            f"{config.max_seq_len}; pack it with --max_seq_len {config.max_seq_len} or less"
         )
 
 
