@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,21 @@ settings.register_profile("seedling", deadline=None, suppress_health_check=[Heal
 settings.load_profile("seedling")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch() -> Iterator[None]:
+    """What a script sets for its whole process must not reach the next test; DeepSpeed even replaces a function."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    linear = torch.nn.functional.linear
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_num_threads(threads)
+    torch.nn.functional.linear = linear
 
 
 @pytest.fixture(scope="session")

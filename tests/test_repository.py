@@ -1,6 +1,7 @@
 """Facts about the repository as a whole: its layout, its requirements, what no file of it may do."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -212,6 +213,24 @@ def test_every_imported_library_is_required(paths: list[Path], names: list[str])
     """Not only installed because another library happens to need it."""
     required = {canonicalize_name(requirement.name) for requirement in requirements_in(*names)}
     assert [(file, package) for file, package in imported_packages(paths) if package not in required] == []
+
+
+def test_only_three_files_know_of_other_processes() -> None:
+    """A stage, the loop and the model read the same whether one process trains or a hundred."""
+    allowed = {"trainer/parallel.py", "trainer/zero.py", "trainer/heartbeat.py"}
+    found = set()
+    for path in [*SCRIPTS, *ROOM_FILES]:
+        for node in ast.walk(parsed(path)):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)]
+            if any(re.match(r"(torch\.distributed|deepspeed)\b", name) for name in names):
+                found.add(name_of(path))
+    assert found == allowed
 
 
 # --- what no file may do (ruff forbids eval, exec, pickle, broad excepts) -----------------------------------

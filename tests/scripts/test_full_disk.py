@@ -1,6 +1,7 @@
 """Training into folders that take no file, or not all of one: one line at the end, and nothing lost."""
 
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def last_line(errors: str) -> str:
     """The only line but those of the progress bar."""
     assert "Traceback" not in errors
     [line] = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert errors.endswith(f"\n{line}\n"), "it stands on a line of its own, and is the last"
+    assert f"\n{errors}".endswith(f"\n{line}\n"), "it stands on a line of its own, and is the last"
     return line
 
 
@@ -30,22 +31,28 @@ def test_a_folder_that_may_not_be_written(refused, workspace):
         assert "permission denied" in refused("1-pretrain.py", *FLAGS, "--out_dir", "sealed")
 
 
-def test_a_disk_that_gets_full(run_here, workspace, grown):
+def test_a_disk_that_gets_full(run_here, workspace, grown, monkeypatch):
     """A run is on it, a second one does not fit: the first is as it was; with more space the second ends."""
     disk = workspace / "disk"
-    with mounted(disk, "size=1200k"):
+    with mounted(disk, "size=4000k"):
         first = run_here("1-pretrain.py", *FLAGS, "--out_dir", "disk", folder=workspace)
         assert first.code == 0, first.errors
         (disk / "ballast").write_bytes(b"x" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize - 100_000))
         before = contents(disk)
-        second = run_here("1-pretrain.py", *FLAGS, "--out_dir", "disk", "--run_name", "second", folder=workspace)
+        flags = [*FLAGS, "--out_dir", "disk", "--run_name", "second"]
+        seen_before = run_here("1-pretrain.py", *flags, folder=workspace)
+        assert seen_before.code == 2
+        assert re.search(r"disk: one save needs .* free some space", last_line(seen_before.errors))
+        assert contents(disk) == before
+        monkeypatch.setattr("trainer.forecast.check_disk", lambda forecast: None)  # as if it got full afterwards
+        second = run_here("1-pretrain.py", *flags, folder=workspace)
         assert second.code == 2
         assert "disk is full" in last_line(second.errors)
         after = contents(disk)
         assert {name: after.get(name) for name in before} == before
         assert [name for name in after if Path(name).name.startswith(".")] == [], "half-written files stay behind"
         (disk / "ballast").unlink()
-        third = run_here("1-pretrain.py", *FLAGS, "--out_dir", "disk", "--run_name", "second", folder=workspace)
+        third = run_here("1-pretrain.py", *flags, folder=workspace)
         assert third.code == 0, third.errors
         assert_same_weights(disk / "second.pth", grown / "out" / "pretrain_32.pth")
 

@@ -13,7 +13,7 @@ import yaml
 from dataset.packing import PackedSet
 from model.checkpoint import load_checkpoint
 from tests.tiny_chain import SIZES, assert_same_weights, contents
-from trainer.report import read_metrics
+from trainer.metrics import read_metrics
 
 FLAGS = [*SIZES, "--packed_dir", "packed", "--batch_size", 4, "--device", "cpu", "--log_interval", 1]
 PHASES = {
@@ -84,9 +84,11 @@ def test_weights_on_the_command_line(run_script, workspace):
     report = (workspace / "out" / "mixed" / "report.md").read_text()
     for source in counts:
         before, after = (f"{row['loss_by_source'][source]:.4f}" for row in (validations[0], validations[-1]))
-        assert re.search(rf"^  {source} +{before} +{after}$", finished.output, re.MULTILINE)
-        assert f"| {source} | {before} | {after} |" in report
-    assert all("loss_by_source" in row for row in log)
+        bits = [f"{row['bits_per_byte_by_source'][source]:.4f}" for row in (validations[0], validations[-1])]
+        numbers = " +".join([source, before, after, *bits])
+        assert re.search(rf"^  {numbers}$", finished.output, re.MULTILINE)
+        assert f"| {' | '.join([source, before, after, *bits])} |" in report
+    assert all("loss_by_source" in row for row in log if row["kind"] in ("train", "validation"))
     again = run_script("1-pretrain.py", *flags, folder=workspace)
     assert "out/mixed.pth: already done" in again.output
 
@@ -122,10 +124,10 @@ def test_conversations_are_mixed_too(run_here, workspace):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(run_here, stocked, tmp_path_factory) -> Path:
+def uninterrupted(run_script, stocked, tmp_path_factory) -> Path:
     """The phases in one go."""
     out_dir = tmp_path_factory.mktemp("uninterrupted")
-    finished = run_here("1-pretrain.py", *PHASED, "--out_dir", out_dir, folder=stocked)
+    finished = run_script("1-pretrain.py", *PHASED, "--out_dir", out_dir, folder=stocked)
     assert finished.code == 0, finished.errors
     assert re.search(r"phases\.yaml: [0-9]+ steps, [0-9,]+ trained tokens\n", finished.output)
     return out_dir

@@ -19,8 +19,8 @@ from tests.tiny_model import byte_tokenizer
 from trainer.loop import train
 from trainer.objectives import LanguageModeling
 from trainer.parallel import Parallel
-from trainer.settings import RunSettings, TrainSettings
-from trainer.stages import Stage
+from trainer.settings import DeviceSettings, RunSettings, Settings, TrainSettings, WatchSettings
+from trainer.stages import Origin, Stage
 
 MAX_SEQ_LEN = 24
 
@@ -83,17 +83,26 @@ def start_run(train_set: PackedSet, val_set: PackedSet, tmp_path: Path) -> Start
         validate_on: AnySet = val_set,
         **changes: Any,
     ) -> int:
-        run_flags: dict[str, Any] = {"out_dir": str(tmp_path), "log_interval": 1, "device": "cpu"}
-        train_flags: dict[str, Any] = {"batch_size": 4, "epochs": 2.0, "warmup_iters": 3, "learning_rate": 1e-2}
+        flags: dict[Any, dict[str, Any]] = {
+            RunSettings: {"out_dir": str(tmp_path)},
+            WatchSettings: {"log_interval": 1, "sample_interval": -1},
+            DeviceSettings: {"device": "cpu"},
+            TrainSettings: {"batch_size": 4, "warmup_iters": 3, "learning_rate": 1e-2},
+        }
+        if not changes.keys() & {"epochs", "max_steps", "max_tokens", "max_minutes"}:
+            changes["epochs"] = 2.0
         for name, value in changes.items():
-            (run_flags if name in RunSettings.__dataclass_fields__ else train_flags)[name] = value
-        run, training = RunSettings(**run_flags), TrainSettings(**train_flags)
+            [kind] = [kind for kind in flags if name in kind.__dataclass_fields__]
+            flags[kind][name] = value
+        run, watch, device, training = (kind(**values) for kind, values in flags.items())
         sizes: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": MAX_SEQ_LEN}
         config = LMConfig(**{**sizes, "vocab_size": train_set.meta["vocab_size"], **(architecture or {})})
+        torch.use_deterministic_algorithms(True)  # as prepare_device does on a CPU
         torch.manual_seed(run.seed)
         objective = wrap_objective(LanguageModeling(document_mask=False))
-        files = train_on.tokenizer_files()
-        stage = Stage("pretrain", CausalLM(config), objective, train_on, validate_on, files, {})
-        return train(stage, training, run, Precision(torch.device("cpu"), dtype), Parallel())
+        origin = Origin(CausalLM(config), train_on.tokenizer_files())
+        stage = Stage("pretrain", origin, objective, train_on, validate_on)
+        settings = Settings(training, run, device, watch)
+        return train(stage, settings, Precision(torch.device("cpu"), dtype), Parallel())
 
     return start

@@ -15,7 +15,7 @@ from dataset.packing import PackedSet
 from model.checkpoint import load_checkpoint
 from model.errors import UserError
 from trainer.loader import Loader
-from trainer.report import read_metrics
+from trainer.metrics import read_metrics
 from trainer.settings import DataSettings
 from trainer.stages import open_sets
 
@@ -43,7 +43,7 @@ def joined_val(shelf: Path) -> JoinedSets:
 def log_of(folder: Path) -> list[dict[str, object]]:
     """Without what depends on the clock."""
     return [
-        {key: value for key, value in row.items() if not key.startswith(("seconds", "tokens_per"))}
+        {key: value for key, value in row.items() if not key.startswith(("seconds", "tokens_per", "mfu", "memory"))}
         for row in read_metrics(folder / "metrics.jsonl")
     ]
 
@@ -53,6 +53,7 @@ class Stopping:
 
     def __init__(self, objective, calls):
         self.objective, self.calls = objective, calls
+        self.document_mask = objective.document_mask
 
     def __call__(self, model, batch):
         self.calls -= model.training

@@ -22,7 +22,7 @@ def _step(model, optimizers):
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(name):
     model = CausalLM(CONFIG)
-    optimizers = build_optimizers(model, TrainSettings(weight_decay=0.1, optimizer=name))
+    optimizers = build_optimizers(model, TrainSettings(weight_decay=0.1, optimizer=name, learning_rate=1e-3))
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted({id(parameter) for parameter in model.parameters()})
@@ -35,7 +35,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(name):
 def test_muon_gets_the_layers_matrices_and_nothing_else():
     config = CONFIG.with_changes(use_moe=True, qk_norm=False)
     model = CausalLM(config)
-    _, muon = build_optimizers(model, TrainSettings(optimizer="muon"))
+    _, muon = build_optimizers(model, TrainSettings(optimizer="muon", learning_rate=1e-3))
     theirs = {id(parameter) for parameter in muon.param_groups[0]["params"]}
     chosen = {name.split(".", 3)[-1] for name, parameter in model.named_parameters() if id(parameter) in theirs}
     projections = {f"self_attn.{each}_proj.weight" for each in "qkvo"}
@@ -69,11 +69,11 @@ def test_update_is_that_of_a_plain_adamw():
 def test_state_by_name_restores_exactly(name):
     torch.manual_seed(0)
     model = CausalLM(CONFIG)
-    optimizers = build_optimizers(model, TrainSettings(optimizer=name))
+    optimizers = build_optimizers(model, TrainSettings(optimizer=name, learning_rate=1e-3))
     _step(model, optimizers)
     twin = CausalLM(CONFIG)
     twin.load_state_dict(model.state_dict())
-    twin_optimizers = build_optimizers(twin, TrainSettings(optimizer=name))
+    twin_optimizers = build_optimizers(twin, TrainSettings(optimizer=name, learning_rate=1e-3))
     restore_state(twin, twin_optimizers, state_by_name(model, optimizers))
     for each in (optimizers, twin_optimizers):
         set_learning_rate(each, 3e-3)
