@@ -20,10 +20,15 @@ BENCH_TEXT_MB ?= 100
 BENCH_MEMORY_MB ?= 500 2000
 BENCH_ROWS ?= 1000000
 
-.PHONY: help demo test bench-data lint format clean constraints environment environment-dev
+# How much the reliability benchmarks do: make bench-reliability BENCH_KILLS=6 BENCH_ROUNDS=1 (quicker)
+BENCH_KILLS ?= 30
+BENCH_ROUNDS ?= 5
+BENCH_DAMAGES ?= 1000
+
+.PHONY: help demo test bench-data bench-reliability lint format clean constraints environment environment-dev
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
 demo: environment ## train a small model through every stage on the bundled little world
 	$(RUN) data_process.py little_world --raw_dir "$(DEMO_DIR)/raw"
@@ -46,6 +51,15 @@ bench-data: environment-dev ## print the figures of the data room: packing, spee
 	$(RUN) -m benchmarks.pack_memory --megabytes $(BENCH_MEMORY_MB)
 	$(RUN) -m benchmarks.packed_reading
 	$(RUN) -m benchmarks.near_duplicates --rows $(BENCH_ROWS)
+
+# make stops at the first that is not within its bound.
+bench-reliability: environment-dev ## print the figures of the trainer's promises: splits, kills, spikes, speed, saves
+	$(RUN) -m benchmarks.reliability.invariance
+	$(RUN) -m benchmarks.reliability.resume --kills $(BENCH_KILLS)
+	$(RUN) -m benchmarks.reliability.divergence
+	$(RUN) -m benchmarks.reliability.ranks_speed --rounds $(BENCH_ROUNDS)
+	$(RUN) -m benchmarks.reliability.save_stall --rounds $(BENCH_ROUNDS)
+	$(RUN) -m benchmarks.reliability.damage --flips $(BENCH_DAMAGES) --truncations $(BENCH_DAMAGES)
 
 lint: environment-dev ## check format, style, types and who imports whom
 	$(RUN) -m ruff format --check .

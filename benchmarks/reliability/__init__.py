@@ -1,0 +1,1 @@
+"""The trainer's promises, measured: `make bench-reliability`."""
