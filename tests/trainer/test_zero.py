@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import model.head
 from model.device import Precision
 from model.errors import UserError
 from tests.trainer import zero_worker
@@ -145,6 +146,14 @@ def _start(folder: Path, world_size: int) -> None:
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def head_in_pieces():
+    """As in the worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.head, "MAX_LOGIT_ELEMENTS", zero_worker.MAX_LOGIT_ELEMENTS)
+        yield
 
 
 @pytest.fixture(scope="module")

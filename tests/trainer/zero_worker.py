@@ -32,7 +32,8 @@ CONFIGS = {
     "dense": _DENSE,
     "moe": _DENSE.with_changes(qkv_bias=False, use_moe=True, n_routed_experts=3, n_shared_experts=1, moe_hidden_dim=9),
 }
-model.head.MAX_LOGIT_ELEMENTS = 41 * 10  # so that the head works in pieces, and again in the backward pass
+# The head then works in pieces, and again in the backward pass. Set by who trains, never by importing this file.
+MAX_LOGIT_ELEMENTS = 41 * 10
 
 
 travelled: set[torch.dtype] = set()  # what was sent to other ranks
@@ -206,6 +207,7 @@ def refuse_muon(rank: int, world_size: int) -> str:
 def main(folder: Path) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
+    model.head.MAX_LOGIT_ELEMENTS = MAX_LOGIT_ELEMENTS
     dist.init_process_group("gloo")
     watch_collectives()
     if world_size == 1:
