@@ -117,26 +117,13 @@ def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Par
         folder.remove_half_written()
     announce(forecast, parallel)
     engine = build_engine(stage, settings, plan, precision, parallel)
-    state, stability = TrainState(total_steps=plan.total_steps), Stability(None)
+    state, stability, ratio = TrainState(total_steps=plan.total_steps), Stability(), UpdateRatio(engine.model)
     with (
         closing(Writer()) as writer,
         closing(Journal(stage, settings, plan, precision, parallel, folder, claim.tracker_id)) as journal,
         _stop_signals(parallel) as stopped_by,
     ):
-        run = _Run(
-            stage,
-            settings,
-            plan,
-            precision,
-            parallel,
-            folder,
-            engine,
-            journal,
-            writer,
-            state,
-            stability,
-            UpdateRatio(engine.model),
-        )
+        run = _Run(stage, settings, plan, precision, parallel, folder, engine, journal, writer, state, stability, ratio)
         _begin(run, named)
         stop_signal = _loop(run, stopped_by)
         writer.wait()
@@ -227,17 +214,23 @@ def _roll_back(run: _Run, verdict: Verdict) -> None:
     run.writer.wait()
     saved = run.parallel.on_main(lambda: _Handle(load_newest(run.folder.resume_path, not_after=first - 1))).value
     if in_a_row > run.plan.training.max_rollbacks or not _put_in_place(run, saved):
-        raise RunFailed(
-            f"step {spiked_at}: the loss spiked again after {state.rollbacks_in_a_row} rollbacks "
-            f"(data skipped: {state.skipped_windows or 'none'}); lower --learning_rate (now "
-            f"{run.plan.schedule.peak:g}) under another --run_name; {run.folder.resume_path} has the last good step"
-        )
+        raise _failure(run, "the loss spiked again")
     run.state.rollbacks = state.rollbacks + 1
     run.state.rollbacks_in_a_row = in_a_row
     run.state.furthest_step = spiked_at
     run.state.skipped_windows = [*state.skipped_windows, window]
     run.journal.rolled_back(run.state, spiked_at, window)
     _save(run)  # the list of skipped windows is part of the run from here on
+
+
+def _failure(run: _Run, what: str) -> RunFailed:
+    """Why the run ends here, with what it knows."""
+    state = run.state
+    return RunFailed(
+        f"step {state.step}: {what}, after {state.rollbacks} rollbacks (data skipped: "
+        f"{state.skipped_windows or 'none'}); lower --learning_rate (now {run.plan.schedule.peak:g}) under another "
+        f"--run_name; {run.folder.resume_path} has the last good step"
+    )
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------
@@ -250,9 +243,12 @@ def _loop(run: _Run, stopped_by: Callable[[], int]) -> int:
         with closing(run.plan.loader.steps(state.step, state.total_steps, state.skipped_windows)) as steps:
             for step in steps:
                 update, verdict = _one_step(run, step, stopped_by)
-                if verdict.is_spike and run.plan.training.max_rollbacks:
-                    _roll_back(run, verdict)
-                    break
+                if run.plan.training.max_rollbacks:
+                    if verdict.is_lost:
+                        raise _failure(run, "the model has become worse than when the run began")
+                    if verdict.is_spike:
+                        _roll_back(run, verdict)
+                        break
                 is_timed = run.state.total_steps is None and run.journal.is_timed
                 if is_timed:
                     _fix_length(run)

@@ -34,6 +34,8 @@ HUGE = 3.0
 WAKE_STEPS = (5, 10, 20)
 # A mean of losses this far above the lowest one has crept up. It makes an alarm and no episode: the data may be harder.
 RISEN_SIGMAS = 12
+# A mean of losses this many times the run's first one is worse than untrained: no data explain it.
+LOST_FACTOR = 1.25
 
 LAYER_WINDOW = 5  # logged steps that a layer is compared with
 LAYER_LEAST = 10  # logged steps before a layer is judged: a young model's hidden states grow from almost nothing
@@ -86,6 +88,7 @@ class Verdict:
 
     alarms: list[str] = field(default_factory=list)  # new ones: plain sentences
     is_spike: bool = False  # the weights are damaged: go back
+    is_lost: bool = False  # the model is worse than when the run began, and got there slowly: no way back helps
     # Where the open episode began, None when there is none. Saved steps with a smaller number are good; the data of
     # this update and of all later ones are the window to skip.
     first_suspect_step: int | None = None
@@ -98,6 +101,7 @@ class _Memory:
     loss: Series = field(default_factory=Series)
     grad_norm: Series = field(default_factory=Series)  # logarithms
     update_ratio: Series = field(default_factory=Series)  # logarithms
+    first_loss: float | None = None  # before anything was learned
     lowest_loss: float | None = None  # least mean of LEAST losses so far
     risen_steps: int = 0  # for how long the mean has been well above it
     wake: list[float] = field(default_factory=list)  # last losses since an alarm about updates or gradients
@@ -144,7 +148,7 @@ class Stability:
             update_ratio: ‖Δw‖ / ‖w‖ of the update; None where it cannot be measured.
 
         Returns:
-            the verdict. An alarm comes once an episode, `is_spike` at every step for which it holds.
+            the verdict. An alarm comes once an episode, `is_spike` and `is_lost` at every step for which they hold.
         """
         alarms: list[str] = []
         suspects: list[int] = []
@@ -163,6 +167,8 @@ class Stability:
         # One steep batch is common, so two in a row.
         if self._is_new("grad_norm", len(memory.grad_norm.outside) >= 2):
             alarms.append(_gradient_sentence(step, times))
+        if memory.first_loss is None:
+            memory.first_loss = loss
         usual, sigma, is_spike = self._judge_loss(loss)
         if memory.loss.outside:
             suspects.append(max(step - 1, 0))
@@ -172,8 +178,12 @@ class Stability:
         if self._is_new("risen_loss", has_risen):
             assert memory.lowest_loss is not None
             alarms.append(_risen_sentence(step, usual, memory.lowest_loss))
+        is_lost = self._is_lost(usual, sigma)
+        if self._is_new("lost", is_lost):
+            assert memory.first_loss is not None
+            alarms.append(_lost_sentence(step, usual, memory.first_loss))
         self._keep_episode(suspects)
-        return Verdict(alarms, is_spike, memory.first_suspect_step)
+        return Verdict(alarms, is_spike, is_lost, memory.first_suspect_step)
 
     def observe_skipped(self, step: int) -> Verdict:
         """An update was left out, since its loss or gradient was not finite. Several in a row are as bad as a spike."""
@@ -188,7 +198,7 @@ class Stability:
                 "learned; the weights have most likely grown out of what their number format holds: go back to an "
                 "earlier step, and lower the learning rate if it happens again"
             )
-        return Verdict(alarms, is_spike, memory.first_suspect_step)
+        return Verdict(alarms, is_spike, first_suspect_step=memory.first_suspect_step)
 
     def _judge_loss(self, loss: float) -> tuple[float, float, bool]:
         """What the loss usually is, its σ, and whether it has spiked."""
@@ -230,6 +240,11 @@ class Stability:
         )
         memory.risen_steps = memory.risen_steps + 1 if has_risen else 0
         return has_risen
+
+    def _is_lost(self, usual: float, sigma: float) -> bool:
+        """Whether the loss is usually above where the run began, by far more than its noise."""
+        first = self._memory.first_loss
+        return first is not None and usual > LOST_FACTOR * first + SIGMAS * sigma * math.sqrt(2 / LEAST)
 
     def _is_new(self, what: str, is_unusual: bool, calm_after: int = CALM_STEPS) -> bool:
         """Whether this is the beginning of something unusual, to be said once."""
@@ -363,6 +378,13 @@ def _risen_sentence(step: int, usual: float, lowest: float) -> str:
         f"step {step}: over the last {LEAST} steps the loss was {usual:.2f}, and had been down to {lowest:.2f}; the "
         "model is getting worse, slowly, as before a divergence, or the data have become harder; if they have not, "
         "lower --learning_rate"
+    )
+
+
+def _lost_sentence(step: int, usual: float, first: float) -> str:
+    return (
+        f"step {step}: over the last {LEAST} steps the loss was {usual:.2f}, and the first one was {first:.2f}; "
+        "the model is worse than before it was trained; lower --learning_rate"
     )
 
 

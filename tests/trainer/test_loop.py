@@ -9,6 +9,7 @@ import torch
 
 from model.checkpoint import load_checkpoint
 from model.errors import RunFailed, UserError
+from trainer import loop
 from trainer.metrics import read_metrics
 from trainer.state import load_newest
 
@@ -225,13 +226,29 @@ def test_run_leaves_curve_report_and_record(start_run, tmp_path):
 
 
 def test_a_run_that_keeps_diverging_stops_in_one_line_and_no_bad_number_reaches_the_weights(start_run, tmp_path):
-    with pytest.raises(RunFailed, match=r"spiked again after 2 rollbacks .* lower --learning_rate \(now 1e\+30\)"):
+    with pytest.raises(RunFailed, match=r"spiked again, after 2 rollbacks .* lower --learning_rate \(now 1e\+30\)"):
         start_run(learning_rate=1e30, grad_clip=0.0, max_rollbacks=2)
     saved = load_newest(tmp_path / "pretrain_32" / "resume")
     assert saved.state.rollbacks == 2 and len(saved.state.skipped_windows) == 2
     assert all(tensor.isfinite().all() for tensor in saved.tensors["weights"].values())
     with pytest.raises(RunFailed):  # and the same command does not try for ever
         start_run(learning_rate=1e30, grad_clip=0.0, max_rollbacks=2)
+
+
+def test_a_run_that_grows_worse_than_untrained_is_stopped(start_run, tmp_path, monkeypatch):
+    """Slowly, so that no step is a spike."""
+    grown = iter(range(10_000))
+    true_update = loop.make_update
+
+    def worse(*args):
+        update = true_update(*args)
+        return update._replace(losses={**update.losses, "loss": update.losses["loss"] + 0.1 * next(grown)})
+
+    monkeypatch.setattr(loop, "make_update", worse)
+    with pytest.raises(RunFailed, match=r"worse than when the run began, after \d rollbacks .* lower --learning_rate"):
+        start_run(max_steps=80)
+    assert load_newest(tmp_path / "pretrain_32" / "resume") is not None
+    assert start_run(max_steps=80, max_rollbacks=0, run_name="left_alone") == 0
 
 
 @pytest.mark.parametrize(

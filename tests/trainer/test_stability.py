@@ -49,7 +49,7 @@ def watch(rows: list[Row], stability: Stability | None = None, first: int = 0):
 def test_a_healthy_run_is_left_in_peace(seed, noise, warmup):
     verdicts = watch(healthy_run(seed, noise=noise, warmup=warmup))
     assert not [alarm for verdict in verdicts for alarm in verdict.alarms]
-    assert not any(verdict.is_spike for verdict in verdicts)
+    assert not any(verdict.is_spike or verdict.is_lost for verdict in verdicts)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -131,6 +131,21 @@ def test_a_loss_that_creeps_up_is_noticed():
     alarms = [alarm for verdict in verdicts for alarm in verdict.alarms]
     assert "had been down to" in alarms[0]
     assert not any(verdict.is_spike for verdict in verdicts)
+
+
+@pytest.mark.parametrize("first", [0, 40])
+def test_a_model_that_has_become_worse_than_untrained_is_lost(first):
+    """From the start, too: then there was never a calm to compare with."""
+    rows = [
+        (loss + 0.1 * max(0, step - first), gradient, ratio)
+        for step, (loss, gradient, ratio) in enumerate(healthy_run(0))
+    ]
+    verdicts = watch(rows)
+    lost = [step for step, verdict in enumerate(verdicts) if verdict.is_lost]
+    untrained = rows[0][0]
+    assert rows[lost[0]][0] > 1.25 * untrained
+    assert f"the first one was {untrained:.2f}" in verdicts[lost[0]].alarms[-1]
+    assert not any(verdict.is_lost for verdict in watch([(loss + 5, *rest) for loss, *rest in healthy_run(0)]))
 
 
 def test_a_new_level_is_the_usual_one_in_the_end():
