@@ -55,26 +55,26 @@ def main() -> int:
     from trainer.objectives import LanguageModeling
     from trainer.stages import Origin, Stage, open_origin, open_sets, prepare_device
 
-    processes = parallel.start(settings.device)
-    precision = prepare_device(settings.device, settings.run.seed)
+    with parallel.start(settings.device) as processes:
+        precision = prepare_device(settings.device, settings.run.seed)
 
-    # Data: documents laid end to end in rows of equal length, so that no position is spent on padding.
-    train_set, val_set = open_sets(data, "little_world_pretrain", "pretrain", processes)
+        # Data: documents laid end to end in rows of equal length, so that no position is spent on padding.
+        train_set, val_set = open_sets(data, "little_world_pretrain", "pretrain", processes)
 
-    # Model: a new one that fits the tokenizer and the rows, or one to go on from.
-    if settings.run.init_from or settings.run.anneal_from:
-        architecture.refuse_beside_parent(settings.run)
-        origin = open_origin(settings.run, train_set)
-    else:
-        config = architecture.config(train_set.meta["vocab_size"], train_set.max_seq_len)
-        origin = Origin(CausalLM(config), train_set.tokenizer_files())
+        # Model: a new one that fits the tokenizer and the rows, or one to go on from.
+        if settings.run.init_from or settings.run.anneal_from:
+            architecture.refuse_beside_parent(settings.run)
+            origin = open_origin(settings.run, train_set)
+        else:
+            config = architecture.config(train_set.meta["vocab_size"], train_set.max_seq_len)
+            origin = Origin(CausalLM(config), train_set.tokenizer_files())
 
-    # Objective: predict every next token. A document may look back at the one before it; that does no harm here
-    # and costs no mask.
-    objective = LanguageModeling(document_mask=bool(data.document_mask), z_loss=settings.training.z_loss)
+        # Objective: predict every next token. A document may look back at the one before it; that does no harm here
+        # and costs no mask.
+        objective = LanguageModeling(document_mask=bool(data.document_mask), z_loss=settings.training.z_loss)
 
-    stage = Stage("pretrain", origin, objective, train_set, val_set)
-    return train(stage, settings, precision, processes)
+        stage = Stage("pretrain", origin, objective, train_set, val_set)
+        return train(stage, settings, precision, processes)
 
 
 if __name__ == "__main__":

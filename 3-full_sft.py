@@ -47,21 +47,21 @@ def main() -> int:
     from trainer.objectives import LanguageModeling
     from trainer.stages import Stage, open_origin, open_sets, prepare_device
 
-    processes = parallel.start(settings.device)
-    precision = prepare_device(settings.device, settings.run.seed)
+    with parallel.start(settings.device) as processes:
+        precision = prepare_device(settings.device, settings.run.seed)
 
-    # Data: whole conversations, several to a row; the mask marks the assistant's words and its end token.
-    train_set, val_set = open_sets(data, "little_world_sft", "sft", processes)
+        # Data: whole conversations, several to a row; the mask marks the assistant's words and its end token.
+        train_set, val_set = open_sets(data, "little_world_sft", "sft", processes)
 
-    # Model: the parent brings architecture, tokenizer and chat template.
-    origin = open_origin(settings.run, train_set, "pretrain")
+        # Model: the parent brings architecture, tokenizer and chat template.
+        origin = open_origin(settings.run, train_set, "pretrain")
 
-    # Objective: the same as in pretraining, on the masked targets; a conversation sees only itself.
-    document_mask = data.document_mask is not False
-    objective = LanguageModeling(document_mask=document_mask, z_loss=settings.training.z_loss)
+        # Objective: the same as in pretraining, on the masked targets; a conversation sees only itself.
+        document_mask = data.document_mask is not False
+        objective = LanguageModeling(document_mask=document_mask, z_loss=settings.training.z_loss)
 
-    stage = Stage("full_sft", origin, objective, train_set, val_set)
-    return train(stage, settings, precision, processes)
+        stage = Stage("full_sft", origin, objective, train_set, val_set)
+        return train(stage, settings, precision, processes)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from model.errors import UserError
 from tests.tiny_chain import Finished
 
 PRELOADED = ["torch", "torch.distributed", "trainer.loop", "trainer.parser", "trainer.zero"]
@@ -35,7 +36,8 @@ LONGEST = 120.0  # seconds until a test gives up
 class Accident:
     """What happens in the middle of which update."""
 
-    what: str = "nothing"  # a signal, "error", "sleep", or "unchecked": the disk gets full after it was looked at
+    # A signal, "error", "sleep", "unchecked" (the disk gets full after it was looked at) or "no_data" (before the run).
+    what: str = "nothing"
     rank: int | None = None  # None: to all of them
     step: int = 0
     silence: float | None = None  # seconds after which the heartbeat takes a rank for dead
@@ -62,6 +64,14 @@ class Accident:
             return
         is_first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if self.rank not in (None, int(os.environ.get("RANK", "0"))) or not is_first or self.what == "nothing":
+            return
+        if self.what == "no_data":
+            stages: Any = importlib.import_module("trainer.stages")
+
+            def no_data(*_: Any) -> None:
+                raise UserError("packed/text: not on this machine")
+
+            stages.open_sets = no_data
             return
         usual = loop.make_update
 

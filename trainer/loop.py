@@ -5,6 +5,7 @@ denominator, the update, validation, saving, stopping, going on, and going back 
 """
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -72,26 +73,13 @@ def train(stage: Stage, settings: Settings, precision: Precision, parallel: Para
 
     Raises:
         UserError: something in the settings, the data or on the disk does not fit.
-        RunFailed: another process died, or the loss would not come back from its spikes.
+        RunFailed: the loss would not come back from its spikes.
     """
     try:
-        code = _train(stage, settings, precision, parallel)
-    except RuntimeError as error:
-        failure = parallel.lost(error)
-        parallel.finish(failure or error)
-        if isinstance(error, torch.OutOfMemoryError):
-            advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
-            raise UserError(
-                f"--batch_size {settings.training.batch_size}: does not fit the device; {advice}"
-            ) from error
-        if failure is not None:
-            raise failure from error
-        raise
-    except BaseException as error:
-        parallel.finish(error)
-        raise
-    parallel.finish()
-    return code
+        return _train(stage, settings, precision, parallel)
+    except torch.OutOfMemoryError as error:
+        advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
+        raise UserError(f"--batch_size {settings.training.batch_size}: does not fit the device; {advice}") from error
 
 
 def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel) -> int:
@@ -432,8 +420,9 @@ def _stop_signals(parallel: Parallel) -> Iterator[Callable[[], int]]:
 
     def remember(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if len(received) == 1:
-            parallel.say("\nfinishing this step, then saving")
+        if len(received) == 1 and parallel.is_main:
+            # Not by print: the signal may have come in the middle of one, which cannot be entered twice.
+            os.write(2, b"\nfinishing this step, then saving\n")
 
     earlier = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

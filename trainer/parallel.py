@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -148,6 +148,16 @@ class Parallel:
 
     # ---- the end ----------------------------------------------------------------------------------------------
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        """Take leave of the other ranks, whatever has happened; RunFailed when it is they who are gone."""
+        failure = self.lost(error) if isinstance(error, RuntimeError) else None
+        self.finish(failure or error)
+        if failure is not None:
+            raise failure from error
+
     def lost(self, error: RuntimeError) -> RunFailed | None:
         """The reason in one line when `error` says that another rank has gone, else None."""
         if self.world_size == 1 or not any(word in str(error) for word in _LOST_CONNECTION):
@@ -181,7 +191,7 @@ def _described(value: Any) -> Any:
 
 
 def start(settings: DeviceSettings) -> Parallel:
-    """Find out how the script was launched, and join the other processes.
+    """Find out how the script was launched, and join the other processes: `with start(settings) as processes:`.
 
     Raises:
         UserError: more processes than devices, an unknown DeepSpeed configuration, or nobody to join.

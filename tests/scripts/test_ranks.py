@@ -195,6 +195,19 @@ def test_the_error_of_a_rank_is_told_to_the_others(start_ranks, workspace, faili
     assert f"process {failing} stopped (ValueError: a bug that nobody foresaw); stopped without saving" in line
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_error_of_a_rank_is_told_before_training_too(start_ranks, workspace, failing):
+    """As on a second machine that lacks the data."""
+    start = time.monotonic()
+    found = start_ranks(workspace, accident=f"no_data rank={failing}").finished()
+    assert time.monotonic() - start < 60
+    assert [found[failing].code, found[1 - failing].code] == [2, 1]
+    assert one_line(found[failing].errors).endswith("packed/text: not on this machine")
+    line = one_line(found[1 - failing].errors)
+    assert f"process {failing} stopped (UserError: packed/text: not on this machine); stopped without saving" in line
+    assert not (workspace / "new").exists()
+
+
 def test_a_full_disk_stops_all_ranks(start_ranks, run_here, workspace):
     disk = workspace / "disk"
     with mounted(disk, "size=2000k"):
