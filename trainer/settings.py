@@ -4,6 +4,7 @@
 written down once, with their types, defaults and help.
 """
 
+import importlib.util
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -319,6 +320,9 @@ class WatchSettings:
         """One-line errors for values that cannot be, before anything is loaded."""
         smallest = {"log_interval": 1, "eval_interval": 0, "sample_interval": -1, "save_interval": 0}
         _check_at_least(self, {**smallest, "save_total_limit": 0, "price_per_hour": 0})
+        for package, is_used in (("wandb", self.use_wandb), ("tensorboard", self.use_tensorboard)):
+            if is_used and importlib.util.find_spec(package) is None:
+                raise UserError(f"--use_{package}: the package is missing; pip install {package}")
 
 
 def _check_at_least(settings: Any, smallest: Mapping[str, float]) -> None:

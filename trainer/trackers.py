@@ -90,10 +90,8 @@ class Trackers:
 
 class _Wandb:
     def __init__(self, folder: Path, project: str, name: str, run_id: str, config: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("--use_wandb: the package is missing; pip install wandb") from error
+        import wandb
+
         advice = "run `wandb login`, or set WANDB_MODE=offline and upload later with `wandb sync`"
         self._error: type[Exception] = wandb.Error
         try:
@@ -146,10 +144,8 @@ class _Wandb:
 
 class _TensorBoard:
     def __init__(self, folder: Path, resume_step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("--use_tensorboard: the package is missing; pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         # What an earlier process showed of later steps is hidden: those steps are made again. A flush every few
         # seconds (two minutes by default), so that a killed run leaves about what metrics.jsonl has.
         self._open = lambda first: SummaryWriter(str(folder), purge_step=first, flush_secs=10)

@@ -1,6 +1,6 @@
 """Weights & Biases (offline) and TensorBoard: after a restart the same run goes on."""
 
-import builtins
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
+from trainer.settings import WatchSettings
 from trainer.trackers import Trackers, new_tracker_id
 
 PROCESS = """
 import os, signal, sys
 from pathlib import Path
+from trainer.settings import WatchSettings
 from trainer.trackers import Trackers
 trackers = Trackers(Path(sys.argv[1]), "run", {"seed": 1}, wandb_project="seedling", wandb_id="abc12345")
 first, last = int(sys.argv[2]), int(sys.argv[3])
@@ -72,20 +74,12 @@ def test_ids_differ() -> None:
     assert len({new_tracker_id() for _ in range(50)}) == 50
 
 
-def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import_module = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if "tensorboard" in name or name == "wandb":
-            raise ImportError(name)
-        return import_module(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"--use_tensorboard: .* pip install tensorboard"):
-        Trackers(tmp_path, "run", {}, tensorboard=True)
-    with pytest.raises(UserError, match=r"--use_wandb: .* pip install wandb"):
-        Trackers(tmp_path, "run", {}, wandb_project="p", wandb_id="a")
-    Trackers(tmp_path, "run", {}, tensorboard=True, wandb_project="p", wandb_id="a", enabled=False).close()
+@pytest.mark.parametrize("package", ["wandb", "tensorboard"])
+def test_a_missing_package_is_one_line_before_anything_is_made(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else object())
+    with pytest.raises(UserError, match=rf"--use_{package}: the package is missing; pip install {package}"):
+        WatchSettings(use_wandb=True, use_tensorboard=True)
+    WatchSettings()
 
 
 def test_a_tracker_that_fails_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
