@@ -29,8 +29,9 @@ class UpdateRatio:
     def __init__(self, model: nn.Module) -> None:
         # Gains and biases are few and start at 1 or 0: they would say little.
         self._matrices = [each for each in model.parameters() if each.requires_grad and each.ndim >= 2]
-        # DeepSpeed's stage 3 leaves an empty tensor in the place of each parameter, whose parts are spread about.
-        self._is_partitioned = any(hasattr(each, "ds_id") and each.numel() == 0 for each in model.parameters())
+        # DeepSpeed's stage 3 spreads each parameter's parts about and leaves an empty tensor in its place. Small ones
+        # are whole between some steps and not between others.
+        self._is_partitioned = any(hasattr(each, "ds_id") for each in model.parameters())
         self._before: list[Tensor] = []
 
     def before(self) -> None:

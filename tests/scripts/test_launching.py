@@ -195,9 +195,10 @@ def test_deepspeed_fine_tunes_as_one_process_does(launch, finish, run_here, work
 
 
 @pytest.mark.slow
-def test_one_process_under_zero(launch, finish, run_here, workspace):
+@pytest.mark.parametrize("zero", ["zero1", "zero3"])
+def test_one_process_under_zero(launch, finish, run_here, workspace, zero):
     flags = [*PRETRAIN, *TWELVE, *ADAMW, "--run_name", "two"]
-    finished = finish(launch([sys.executable], "1-pretrain.py", *flags, "--batch_size", 4, "--deepspeed", "zero1"))
+    finished = finish(launch([sys.executable], "1-pretrain.py", *flags, "--batch_size", 4, "--deepspeed", zero))
     assert finished.code == 0, finished.errors
     assert_spoken_once(finished)
     alone = trained_alone(run_here, workspace, "1-pretrain.py", *flags)

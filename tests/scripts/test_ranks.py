@@ -132,6 +132,18 @@ def test_two_processes_and_one_learn_the_same(start_ranks, run_here, workspace):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+def test_zero_with_gradient_checkpointing_on_three_processes(start_ranks, run_here, workspace, zero):
+    """Three share most tensors unevenly. With all else that a run does by itself: saves, samples, looks inside."""
+    flags = ["--dropout", 0.0, "--optimizer", "adamw", "--gradient_checkpointing"]
+    found = start_ranks(workspace, *flags, "--deepspeed", zero, number=3).finished()
+    assert [each.code for each in found] == [0, 0, 0], found
+    alone = run_here("1-pretrain.py", *FLAGS, *flags, "--batch_size", 6, "--out_dir", "whole", folder=workspace)
+    assert alone.code == 0, alone.errors
+    assert losses(workspace / "new") == pytest.approx(losses(workspace / "whole"), rel=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_ctrl_c_at_any_moment_while_each_step_is_saved(start_ranks, workspace, undisturbed, run_script, number):
     """Sent twice, as by somebody in a hurry: the second one changes nothing."""
