@@ -90,7 +90,7 @@ def measure_kills(world: Path, settings: ResumeSettings) -> bool:
         Kill(
             number,
             settings.processes or (2 if number % 3 == 2 else 1),
-            in_a_save=number % 5 in (0, 2),
+            in_a_save=number % 5 in (0, 2, 3),
             share=numbers.random(),
         )
         for number in range(settings.kills)
