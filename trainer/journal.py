@@ -82,7 +82,7 @@ class Journal:
         order = self._plan.loader.order
         if is_main and isinstance(order, MixedOrder) and state.total_steps:
             print(mixture_table(order, state.total_steps).as_text())
-        self._log = MetricsLog(folder.metrics_path, state.step, enabled=is_main)
+        self._log = MetricsLog(folder.metrics_path, state.step, is_main, state.rollbacks, state.look_is_due)
         self._trackers = Trackers(
             folder.path,
             watch.wandb_run_name or folder.name,
@@ -222,7 +222,8 @@ class Journal:
         self._log.go_back(state.step)
         # Their own rows lie behind the step gone back to, and went with it.
         since = {"alarms": self._alarms} if self._alarms else {}
-        self._write("rollback", state.step, {"spiked_at": spiked_at, "skipped_window": window, **since})
+        what = {"number": state.rollbacks, "spiked_at": spiked_at, "skipped_window": window, **since}
+        self._write("rollback", state.step, what)
         self._alarms = []
         self._progress.go_to(state.step)
         self._seconds = state.seconds

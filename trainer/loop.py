@@ -5,14 +5,11 @@ denominator, the update, validation, saving, stopping, going on, and going back 
 """
 
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,49 +17,28 @@ import torch
 from model.checkpoint import save_checkpoint
 from model.device import Precision
 from model.errors import RunFailed, UserError
-from trainer.engine import Engine
 from trainer.forecast import announce, build_engine, dry_run, forecast_of
 from trainer.journal import Journal
 from trainer.lineage import checkpoint_of, lineage_of_run
 from trainer.loader import Step
+from trainer.look import look, look_inside, source_losses
 from trainer.parallel import Parallel
-from trainer.plan import Plan, check_agreement, make_plan
+from trainer.plan import check_agreement, make_plan
+from trainer.run import Run
 from trainer.run_folder import RunFolder, named_step
 from trainer.saving import Writer, remove_after, write_step
 from trainer.settings import Settings
+from trainer.signals import stop_signals
 from trainer.stability import Stability, Verdict
 from trainer.stages import Stage
 from trainer.state import SavedStep, TrainState, load_newest
 from trainer.update import Update, make_update
-from trainer.validation import SourceLosses, validate
-from trainer.watch import UpdateRatio, measure_layers
+from trainer.watch import UpdateRatio
 
 SAVE_SECONDS = 300.0  # a crash loses at most this much work unless --save_interval says otherwise
-VALIDATIONS_PER_RUN = 10
-LOGGED_SOURCES = 16  # a training step's loss is logged apart for so many sources at most; validation's for all
-
 
 # What the ranks tell each other in every step.
 _INTERRUPTED, _TERMINATED, _SAVE_IS_DUE, _MAIN_FAILED = range(4)
-
-
-@dataclass
-class _Run:
-    """The moving parts of a run."""
-
-    stage: Stage
-    settings: Settings
-    plan: Plan
-    precision: Precision
-    parallel: Parallel
-    folder: RunFolder
-    engine: Engine
-    journal: Journal
-    writer: Writer
-    state: TrainState
-    stability: Stability
-    update_ratio: UpdateRatio
-    last_save: float = 0.0  # time.monotonic() of it
 
 
 def train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel) -> int:
@@ -75,18 +51,19 @@ def train(stage: Stage, settings: Settings, precision: Precision, parallel: Para
         UserError: something in the settings, the data or on the disk does not fit.
         RunFailed: the loss would not come back from its spikes.
     """
+    folder = RunFolder(Path(settings.run.out_dir), settings.run.run_name or stage.default_run_name)
     try:
-        return _train(stage, settings, precision, parallel)
+        with closing(folder):
+            return _train(stage, settings, precision, parallel, folder)
     except torch.OutOfMemoryError as error:
         advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
         raise UserError(f"--batch_size {settings.training.batch_size}: does not fit the device; {advice}") from error
 
 
-def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel) -> int:
+def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel, folder: RunFolder) -> int:
     flags = settings.run
     if stage.train_set.num_rows == 0:
         raise UserError(f"{stage.train_set.folder}: has no rows to train on")
-    folder = RunFolder(Path(flags.out_dir), flags.run_name or stage.default_run_name)
     first_launch = parallel.on_main(lambda: None if flags.overwrite else folder.first_launch())
     plan = make_plan(stage, settings, precision, parallel, first_launch)
     parent_path = stage.origin.parent_path
@@ -105,15 +82,28 @@ def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Par
         folder.remove_half_written()
     announce(forecast, parallel)
     engine = build_engine(stage, settings, plan, precision, parallel)
-    state, stability, ratio = TrainState(total_steps=plan.total_steps), Stability(), UpdateRatio(engine.model)
+    state = TrainState(total_steps=plan.total_steps)
     with (
         closing(Writer()) as writer,
         closing(Journal(stage, settings, plan, precision, parallel, folder, claim.tracker_id)) as journal,
-        _stop_signals(parallel) as stopped_by,
+        stop_signals(parallel.is_main) as stopped_by,
     ):
-        run = _Run(stage, settings, plan, precision, parallel, folder, engine, journal, writer, state, stability, ratio)
-        _begin(run, named)
-        stop_signal = _loop(run, stopped_by)
+        run = Run(
+            stage,
+            settings,
+            plan,
+            precision,
+            parallel,
+            folder,
+            engine,
+            journal,
+            writer,
+            state,
+            _stability(stage, state),
+            UpdateRatio(engine.model),
+            stopped_by,
+        )
+        stop_signal = _begin(run, named) or _loop(run)
         writer.wait()
         if stop_signal:
             break_at = f"step {run.state.step} of {run.state.total_steps or '?'}"
@@ -126,8 +116,12 @@ def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Par
 # ---- going on, going back -------------------------------------------------------------------------------------
 
 
-def _begin(run: _Run, named: SavedStep | None) -> None:
-    """Go on from a saved step of this run (the named one, else the newest), from another run's, or start anew."""
+def _begin(run: Run, named: SavedStep | None) -> int:
+    """Go on from a saved step of this run (the named one, else the newest), from another run's, or start anew.
+
+    Returns:
+        the signal that ended it, or 0.
+    """
     is_named = run.settings.run.resume not in ("auto", "none")
     saved = named if is_named else run.parallel.on_main(lambda: _Handle(_newest_step(run))).value
     annealed = run.stage.origin.saved_step
@@ -143,19 +137,23 @@ def _begin(run: _Run, named: SavedStep | None) -> None:
             )
     elif annealed is not None:
         run.engine.load_tensors(annealed.tensors if run.parallel.is_main else None)
+    for used in (saved, annealed):
+        if used is not None:
+            used.tensors.clear()  # as large as the model and its optimizer
     run.journal.begin(run.state)
-    if run.state.step == 0:
-        _validate(run)
-        if run.settings.watch.sample_interval >= 0:
-            run.journal.sample(run.engine, 0)
-        if run.plan.training.max_rollbacks:
-            _save(run)  # something to go back to
-    elif run.state.step == run.state.total_steps:
-        _save(run)  # a crash came between the last saved step and its .pth, or that file was removed
+    state, is_best, stop = run.state, False, 0
+    if state.step == 0 or state.look_is_due:
+        is_best, stop = look(run)
+    # At step 0: something to go back to. At the end: a crash came between the last saved step and its .pth, or that
+    # file was removed.
+    needed = run.plan.training.max_rollbacks > 0 if state.step == 0 else is_best or state.step == state.total_steps
+    if needed and not stop:
+        _save(run)
     run.last_save = time.monotonic()
+    return stop
 
 
-def _newest_step(run: _Run) -> SavedStep | None:
+def _newest_step(run: Run) -> SavedStep | None:
     """The saved step that --resume auto means. There must not be one for --resume none."""
     folder = run.folder.resume_path
     if run.settings.run.resume == "none":
@@ -177,13 +175,13 @@ class _Handle(NamedTuple):
         return _Handle, (None,)
 
 
-def _put_in_place(run: _Run, saved: SavedStep | None) -> bool:
+def _put_in_place(run: Run, saved: SavedStep | None) -> bool:
     """Take over a saved step; the main process has it, the others get it from there. False when there is none."""
     values = run.parallel.on_main(lambda: asdict(saved.state) if saved else None)
     if values is None:
         return False
     run.state = TrainState(**values)
-    run.stability = Stability(run.state.stability or None)
+    run.stability = _stability(run.stage, run.state)
     try:
         run.engine.load_tensors(saved.tensors if saved else None)
     except UserError as error:
@@ -191,7 +189,12 @@ def _put_in_place(run: _Run, saved: SavedStep | None) -> bool:
     return True
 
 
-def _roll_back(run: _Run, verdict: Verdict) -> None:
+def _stability(stage: Stage, state: TrainState) -> Stability:
+    """What judges the run from this state on."""
+    return Stability(state.stability or None, guessing=math.log(stage.origin.model.config.vocab_size))
+
+
+def _roll_back(run: Run, verdict: Verdict) -> None:
     """Return to the last good saved step, and jump over the data since the trouble began."""
     state = run.state
     spiked_at, first = state.step, verdict.first_suspect_step or state.step
@@ -206,12 +209,13 @@ def _roll_back(run: _Run, verdict: Verdict) -> None:
     run.state.rollbacks = state.rollbacks + 1
     run.state.rollbacks_in_a_row = in_a_row
     run.state.furthest_step = spiked_at
+    run.state.total_steps = state.total_steps  # --max_minutes is decided once
     run.state.skipped_windows = [*state.skipped_windows, window]
     run.journal.rolled_back(run.state, spiked_at, window)
     _save(run)  # the list of skipped windows is part of the run from here on
 
 
-def _failure(run: _Run, what: str) -> RunFailed:
+def _failure(run: Run, what: str) -> RunFailed:
     """Why the run ends here, with what it knows."""
     state = run.state
     return RunFailed(
@@ -224,39 +228,40 @@ def _failure(run: _Run, what: str) -> RunFailed:
 # ---- the loop -------------------------------------------------------------------------------------------------
 
 
-def _loop(run: _Run, stopped_by: Callable[[], int]) -> int:
+def _loop(run: Run) -> int:
     """Update after update, with what happens between them. Returns the signal that ended it, or 0."""
     while run.state.step != run.state.total_steps:
         state = run.state
         with closing(run.plan.loader.steps(state.step, state.total_steps, state.skipped_windows)) as steps:
             for step in steps:
-                update, verdict = _one_step(run, step, stopped_by)
-                if run.plan.training.max_rollbacks:
-                    if verdict.is_lost:
-                        raise _failure(run, "the model has become worse than when the run began")
-                    if verdict.is_spike:
-                        _roll_back(run, verdict)
-                        break
+                update, verdict = _one_step(run, step)
+                may_go_back = run.plan.training.max_rollbacks > 0
+                if verdict.is_lost and not update.was_made:
+                    raise _failure(run, "no update had a finite loss and gradient any more")
+                if verdict.is_lost and may_go_back:
+                    raise _failure(run, "the model has become worse than an untrained one")
+                if verdict.is_spike and may_go_back:
+                    _roll_back(run, verdict)
+                    break
                 is_timed = run.state.total_steps is None and run.journal.is_timed
                 if is_timed:
                     _fix_length(run)
-                _after_step(run, update, verdict)
-                if signal_number := _stop_signal(update):
-                    return signal_number
+                if stop := _after_step(run, update):
+                    return stop
                 if is_timed:
                     break  # to read until the end, which is known now
     return 0
 
 
-def _one_step(run: _Run, step: Step, stopped_by: Callable[[], int]) -> tuple[Update, Verdict]:
+def _one_step(run: Run, step: Step) -> tuple[Update, Verdict]:
     """One update, what it was, and what it says about the run's health."""
     state = run.state
     rate = run.plan.schedule.learning_rate(step.index, state.total_steps)
     is_logged = run.journal.is_logged(step.index + 1, state.total_steps)
-    by_source = _source_losses(run) if is_logged else None
+    by_source = source_losses(run) if is_logged else None
 
     def words() -> list[bool]:
-        stop, overdue = stopped_by(), time.monotonic() - run.last_save > SAVE_SECONDS
+        stop, overdue = run.stopped_by(), time.monotonic() - run.last_save > SAVE_SECONDS
         return [stop == signal.SIGINT, stop == signal.SIGTERM, overdue, run.writer.failed]
 
     with run.journal.clock():
@@ -291,7 +296,7 @@ def _one_step(run: _Run, step: Step, stopped_by: Callable[[], int]) -> tuple[Upd
         values |= run.plan.loader.order.place_of_step(state.step)
         if by_source is not None:
             values["loss_by_source"] = by_source.means(run.parallel)
-        alarms = [*alarms, *_look_inside(run, step, update, values)]
+        alarms = [*alarms, *look_inside(run, step, update, values)]
         run.journal.trained(state, values)
     for alarm in alarms:
         run.journal.alarm(state.step, alarm)
@@ -307,85 +312,35 @@ def _stop_signal(update: Update) -> int:
     return signal.SIGTERM if update.words[_TERMINATED] else 0
 
 
-def _after_step(run: _Run, update: Update, verdict: Verdict) -> None:
-    """Validate, sample and save when it is time."""
+def _after_step(run: Run, update: Update) -> int:
+    """Validate, sample and save when it is time. Returns the signal that ends the run here, or 0."""
     state, watch = run.state, run.settings.watch
-    total = state.total_steps
-    is_last, is_best = state.step == total, False
-    eval_interval = watch.eval_interval or (max(1, total // VALIDATIONS_PER_RUN) if total else 0)
-    is_evaluated = is_last or (eval_interval > 0 and state.step % eval_interval == 0)
-    if is_evaluated:
-        is_best = _validate(run)
-    sample_interval = watch.sample_interval or eval_interval
-    if watch.sample_interval >= 0 and (is_last or (sample_interval > 0 and state.step % sample_interval == 0)):
-        run.journal.sample(run.engine, state.step)
+    stop, is_best = _stop_signal(update), False
+    if stop:
+        state.look_is_due = True
+    else:
+        is_best, stop = look(run)
     due = state.step % watch.save_interval == 0 if watch.save_interval else update.words[_SAVE_IS_DUE]
     # While something is wrong a saved step would be no place to go back to.
-    if is_last or _stop_signal(update) or ((due or is_best) and run.stability.is_calm):
+    if stop or state.step == state.total_steps or ((due or is_best) and run.stability.is_calm):
         _save(run)
+    return stop
 
 
-def _fix_length(run: _Run) -> None:
+def _fix_length(run: Run) -> None:
     """Decide, once and for the whole run, how many updates fit into --max_minutes."""
     run.state.total_steps = run.parallel.on_main(lambda: run.journal.steps_that_fit(run.state))
     run.journal.set_total(run.state.total_steps)
     _save(run)  # so that no restart decides it again
 
 
-def _source_losses(run: _Run) -> SourceLosses | None:
-    """Where a logged step's loss is gathered by source, when there are some to tell apart."""
-    sources = run.stage.train_set.sources
-    return SourceLosses(sources, run.precision.device) if 1 < len(sources) <= LOGGED_SOURCES else None
-
-
-def _look_inside(run: _Run, step: Step, update: Update, values: dict[str, Any]) -> list[str]:
-    """Add to `values` what the layers and experts do. Returns alarms about it."""
-    batch = {name: tensor[:1] for name, tensor in step.micro_batches[0].items()}
-    layers = measure_layers(run.engine.model, batch, run.stage.objective.document_mask, run.engine.autocast())
-    variance = run.parallel.max(layers.hidden_variance).tolist()
-    largest = run.parallel.max(layers.attention_max).tolist()
-    values |= {"hidden_variance": variance, "attention_max": largest}
-    alarms = run.stability.observe_layers(run.state.step, variance, largest)
-    if update.expert_load is not None:
-        load = update.expert_load / update.expert_load.sum(dim=1, keepdim=True).clamp(min=1)
-        values["expert_load"] = load.tolist()
-        alarms = [*alarms, *run.stability.observe_experts(run.state.step, values["expert_load"])]
-    return alarms
-
-
-def _validate(run: _Run) -> bool:
-    """Measure the validation loss, remember it, and log it. Returns whether it is the lowest so far."""
-    val_set = run.stage.val_set
-    if val_set is None or val_set.num_rows == 0:
-        return False
-    engine, batch_size = run.engine, run.plan.training.batch_size
-    found = validate(
-        engine.forward,
-        engine.model,
-        run.stage.objective,
-        val_set,
-        batch_size,
-        run.precision.device,
-        engine.autocast,
-        run.parallel,
-        run.stage.token_bytes,
-    )
-    state = run.state
-    losses = state.validation_losses
-    losses.setdefault("before", found.loss)
-    losses["last"] = found.loss
-    is_best = found.loss < losses.get("best", math.inf)
-    if is_best:
-        losses["best"], state.best_step = found.loss, state.step
-    run.journal.validated(state.step, found)
-    return is_best
-
-
-def _save(run: _Run) -> None:
+def _save(run: Run) -> None:
     """Copy what a restart needs, and have it written while training goes on: a saved step, then the `.pth`."""
     tensors = run.engine.tensors()  # all ranks together
     run.last_save = time.monotonic()
     run.journal.saved()
+    if run.stability.is_calm and run.state.step not in run.state.calm_saves:
+        run.state.calm_saves = [*run.state.calm_saves, run.state.step][-2:]
     if tensors is None:
         return
     run.state.stability = run.stability.state()
@@ -411,22 +366,3 @@ def _save(run: _Run) -> None:
             run.journal.draw_curves()
 
     run.writer.submit(write)
-
-
-@contextmanager
-def _stop_signals(parallel: Parallel) -> Iterator[Callable[[], int]]:
-    """Turn Ctrl-C and SIGTERM into a number to ask for: the step is finished and saved first."""
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) == 1 and parallel.is_main:
-            # Not by print: the signal may have come in the middle of one, which cannot be entered twice.
-            os.write(2, b"\nfinishing this step, then saving\n")
-
-    earlier = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -29,13 +29,23 @@ class MetricsLog:
         path: the file; its folder exists.
         resume_step: the step gone on from; rows of later steps are dropped, for they will be written again.
         enabled: False on all ranks but one: nothing is read or written.
+        rollbacks: so many are part of the run; the word of one that a kill undid is dropped.
+        look_is_due: that step's validation and samples will be written again.
     """
 
-    def __init__(self, path: Path, resume_step: int, enabled: bool = True) -> None:
+    def __init__(
+        self, path: Path, resume_step: int, enabled: bool = True, rollbacks: int = 0, look_is_due: bool = False
+    ) -> None:
         self.path, self._enabled = path, enabled
+
+        def stays(row: Mapping[str, Any]) -> bool:
+            if _is_rollback(row):
+                return row["step"] <= resume_step and row.get("number", 0) <= rollbacks
+            is_again = look_is_due and row["step"] == resume_step and row["kind"] in ("validation", "samples")
+            return 0 < resume_step >= row["step"] and not is_again
+
         if enabled:
-            rows = read_metrics(path)
-            self._rewrite([row for row in rows if row["step"] <= resume_step and (resume_step or _is_rollback(row))])
+            self._rewrite([row for row in read_metrics(path) if stays(row)])
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one row; a number that is not finite becomes null."""

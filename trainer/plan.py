@@ -82,6 +82,13 @@ def check_agreement(identity: dict[str, Any], parallel: Parallel) -> None:
 
 def _with_optimizer(training: TrainSettings, stage: Stage, parallel: Parallel) -> TrainSettings:
     optimizer = training.optimizer
+    saved = stage.origin.saved_step
+    if saved is not None:
+        # Its state goes on with the weights.
+        theirs = saved.identity["optimizer"]
+        if optimizer not in ("auto", theirs):
+            raise UserError(f"--optimizer {optimizer}: --anneal_from {saved.path} has the state of {theirs}")
+        optimizer = theirs
     if parallel.zero is not None and optimizer == "muon":
         raise UserError(
             "--optimizer muon: under DeepSpeed weights lie in pieces, which Muon cannot make orthogonal; "
@@ -92,13 +99,16 @@ def _with_optimizer(training: TrainSettings, stage: Stage, parallel: Parallel) -
         if parallel.zero is not None:
             parallel.say("optimizer: AdamW, because weights lie in pieces under DeepSpeed, which Muon cannot use")
     rate = training.learning_rate
-    if rate is None and stage.origin.saved_step is not None:
-        rate = stage.origin.saved_step.surroundings["learning_rate"]  # an annealing goes down from where it was
+    if rate is None and saved is not None:
+        rate = saved.surroundings["learning_rate"]  # an annealing goes down from where it was
     return replace(training, optimizer=optimizer, learning_rate=rate or training.default_learning_rates[optimizer])
 
 
 def _schedule(training: TrainSettings, stage: Stage) -> Schedule:
     assert training.learning_rate is not None
+    default_warmup = next(each.default for each in fields(training) if each.name == "warmup_iters")
+    if stage.origin.saved_step is not None and training.warmup_iters not in (0, default_warmup):
+        raise UserError(f"--warmup_iters {training.warmup_iters}: --anneal_from goes on without; leave the flag out")
     return Schedule(
         peak=training.learning_rate,
         # What goes on from a saved optimizer state is warm already.

@@ -120,7 +120,7 @@ def disk_needed(setup: Setup, watch: WatchSettings, total_steps: int | None) -> 
     """Bytes that one save writes (a saved step and the .pth), and that the whole run leaves at most."""
     weights = setup.config.num_parameters() * setup.wide_bytes
     step = weights + optimizer_state_bytes(setup)
-    kept = watch.save_total_limit + 1  # and the best one
+    kept = max(watch.save_total_limit, 2) + 1  # and the best one; the last two in calm are the way back from a spike
     if not watch.save_total_limit:
         can_count = total_steps is not None and watch.save_interval
         kept = -(-(total_steps or 0) // watch.save_interval) if can_count else SAVED_STEPS_UNKNOWN

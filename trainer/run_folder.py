@@ -1,17 +1,24 @@
 """A run's place on the disk: which run a folder belongs to, and when a command may go on with it."""
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from model.errors import UserError
 from model.files import canonical_json, read_json, sha256_of_text, write_json
 from trainer.state import SavedStep, load_step
 from trainer.trackers import new_tracker_id
 
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "lock"
 _RECORD_KEYS = {"identity", "launch", "tracker_id", "finished", "summary"}  # of run.json
 # A child stage starts from the newest of these when --init_from is left out.
 STAGE_PREFIXES = {"pretrain": "pretrain_", "full_sft": "full_sft_", "lora": "lora_", "rl": "rl_"}
@@ -39,12 +46,13 @@ class Claim:
     tracker_id: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
-    """`out/<name>/` with logs and resume states, and `out/<name>.pth` beside it."""
+    """`out/<name>/` with logs and resume states, and `out/<name>.pth` beside it. One process at a time trains there."""
 
     out_dir: Path
     name: str
+    _lock: IO[str] | None = field(default=None, repr=False)
 
     @property
     def path(self) -> Path:
@@ -100,6 +108,7 @@ class RunFolder:
         """
         if parent is not None and parent.resolve() == self.checkpoint_path.resolve():
             raise UserError(f"--init_from {parent}: this run would replace its own parent; choose another --run_name")
+        self._take_lock()
         if overwrite:
             self.move_aside()
         record = self.record()
@@ -110,6 +119,7 @@ class RunFolder:
                     "choose another --run_name, or pass --overwrite to move it aside"
                 )
             self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
             # Made here and not by the tracker: a crash before the first save then continues the same one.
             tracker_id = new_tracker_id()
             new = {"identity": identity, "launch": asdict(launch), "tracker_id": tracker_id}
@@ -118,6 +128,32 @@ class RunFolder:
         refuse_other_run(self.path, record["identity"], identity)
         is_finished = bool(record["finished"]) and self.checkpoint_path.exists()
         return Claim(is_finished, record["tracker_id"])
+
+    def _take_lock(self) -> None:
+        """Keep other processes out of this folder, if it is there yet, until `close` or this process's end."""
+        if fcntl is None or not self.path.is_dir():
+            return
+        self.close()
+        try:
+            self._lock = open(self.path / LOCK, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
+        except OSError:
+            return  # if it cannot be written, others say so better
+        try:
+            # Of this process alone: data workers that outlive it for a moment do not keep it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"{self.path}: another process is training this run; wait for its end, or choose another --run_name"
+                ) from error
+            # Otherwise the file system has no locks.
+
+    def close(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def remove_half_written(self) -> None:
         """Remove what a killed process was writing; whole files have been renamed out of the way of this."""

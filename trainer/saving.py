@@ -8,7 +8,7 @@ import concurrent.futures
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +37,9 @@ def write_step(folder: Path, step: SavedStep, keep_last: int) -> Path:
 
     Args:
         folder: the run's `resume` folder.
-        keep_last: so many of the newest steps stay, and the best one; 0 keeps all. Steps later than N are of a future
-            that the run has turned away from (it went back, or they are damaged): they are removed.
+        keep_last: so many of the newest steps stay, the best one, and the last two saved in calm; 0 keeps all. Steps
+            later than N are of a future that the run has turned away from (it went back, or they are damaged): they
+            are removed.
 
     Returns:
         its path.
@@ -55,7 +56,8 @@ def write_step(folder: Path, step: SavedStep, keep_last: int) -> Path:
             write_json(temporary / MANIFEST, sums)
             _read_back(temporary, path)
     _point_to(path)
-    _remove_unneeded(path, keep_last, step.state.best_step)
+    # The newest step saved in calm may be of the update that damaged the weights: the one before is the way back.
+    _remove_unneeded(path, keep_last, {step.state.best_step, *step.state.calm_saves})
     return path
 
 
@@ -106,12 +108,12 @@ def _point_to(path: Path) -> None:
     write_text(path.parent / LATEST, f"{path.name}\n")
 
 
-def _remove_unneeded(written: Path, keep_last: int, best_step: int | None) -> None:
-    """Remove all saved steps but the one just written, the newest before it, and the best before it."""
+def _remove_unneeded(written: Path, keep_last: int, needed: Collection[int | None]) -> None:
+    """Remove all saved steps but the one just written, the newest before it, and the needed ones before it."""
     steps, number = saved_steps(written.parent), step_number(written)
     earlier = [path for path in steps if step_number(path) < number]
     kept = earlier if keep_last == 0 else earlier[max(0, len(earlier) - keep_last + 1) :]
-    kept += [path for path in earlier if step_number(path) == best_step]
+    kept += [path for path in earlier if step_number(path) in needed]
     for path in reversed(steps):
         if path != written and path not in kept:
             _remove(path)

@@ -276,6 +276,8 @@ class RunSettings:
             raise UserError(f"--run_name: found {name!r}, expected a name without slashes")
         if self.anneal_from and self.init_from:
             raise UserError("--anneal_from: brings its own weights, so --init_from has no use; leave one of them out")
+        if self.overwrite and self.resume not in ("auto", "none"):
+            raise UserError(f"--resume {self.resume}: --overwrite starts anew; leave one of them out")
 
 
 @dataclass
@@ -309,7 +311,9 @@ class WatchSettings:
     eval_interval: int = flag(0, "updates between two validations; 0 means ten a run")
     sample_interval: int = flag(0, "updates between two sample generations; 0 means with each validation, -1 never")
     save_interval: int = flag(0, "updates between two saved steps; 0 means every 5 minutes")
-    save_total_limit: int = flag(2, "newest saved steps that are kept, besides the best one; 0 keeps all")
+    save_total_limit: int = flag(
+        2, "newest saved steps that are kept, besides the best one and what a rollback may need; 0 keeps all"
+    )
     price_per_hour: float = flag(0.0, "what an hour of this machine costs, to show what the run has cost")
     use_wandb: bool = flag(False, "also log to Weights & Biases (works offline)")
     wandb_project: str = flag("seedling", "its project")

@@ -34,8 +34,9 @@ HUGE = 3.0
 WAKE_STEPS = (5, 10, 20)
 # A mean of losses this far above the lowest one has crept up. It makes an alarm and no episode: the data may be harder.
 RISEN_SIGMAS = 12
-# A mean of losses this many times the run's first one is worse than untrained: no data explain it.
+# When half of the last losses are this many times what guessing loses, no data explain it.
 LOST_FACTOR = 1.25
+LOST_SKIPPED = 20  # updates left out in a row after which nothing will be learned any more
 
 LAYER_WINDOW = 5  # logged steps that a layer is compared with
 LAYER_LEAST = 10  # logged steps before a layer is judged: a young model's hidden states grow from almost nothing
@@ -88,7 +89,7 @@ class Verdict:
 
     alarms: list[str] = field(default_factory=list)  # new ones: plain sentences
     is_spike: bool = False  # the weights are damaged: go back
-    is_lost: bool = False  # the model is worse than when the run began, and got there slowly: no way back helps
+    is_lost: bool = False  # the model is worse than when the run began, or has stopped to learn: no way back helps
     # Where the open episode began, None when there is none. Saved steps with a smaller number are good; the data of
     # this update and of all later ones are the window to skip.
     first_suspect_step: int | None = None
@@ -102,6 +103,7 @@ class _Memory:
     grad_norm: Series = field(default_factory=Series)  # logarithms
     update_ratio: Series = field(default_factory=Series)  # logarithms
     first_loss: float | None = None  # before anything was learned
+    last_losses: list[float] = field(default_factory=list)  # the last LEAST, in the band or not
     lowest_loss: float | None = None  # least mean of LEAST losses so far
     risen_steps: int = 0  # for how long the mean has been well above it
     wake: list[float] = field(default_factory=list)  # last losses since an alarm about updates or gradients
@@ -119,9 +121,14 @@ class Stability:
     """Watches one run. `Stability(saved)` goes on from an earlier `state()`; after a rollback, from the one saved then.
 
     `step` is the number of an update as the loop counts it; whether from 0 or from 1 does not matter.
+
+    Args:
+        saved: an earlier `state()`; None for a run that begins.
+        guessing: the loss of a model that knows nothing, ln(vocab_size) for next tokens; 0 where that is not known.
     """
 
-    def __init__(self, saved: dict[str, Any] | None = None) -> None:
+    def __init__(self, saved: dict[str, Any] | None = None, guessing: float = 0.0) -> None:
+        self._guessing = guessing
         values = copy.deepcopy(saved or {})  # what was saved does not change with what is seen later
         for name in ("loss", "grad_norm", "update_ratio"):
             values[name] = Series(**values.get(name, {}))
@@ -178,10 +185,11 @@ class Stability:
         if self._is_new("risen_loss", has_risen):
             assert memory.lowest_loss is not None
             alarms.append(_risen_sentence(step, usual, memory.lowest_loss))
-        is_lost = self._is_lost(usual, sigma)
+        memory.last_losses = [*memory.last_losses, loss][-LEAST:]
+        half, untrained = statistics.median(memory.last_losses), max(memory.first_loss, self._guessing)
+        is_lost = len(memory.last_losses) == LEAST and half > LOST_FACTOR * untrained
         if self._is_new("lost", is_lost):
-            assert memory.first_loss is not None
-            alarms.append(_lost_sentence(step, usual, memory.first_loss))
+            alarms.append(_lost_sentence(step, half, untrained))
         self._keep_episode(suspects)
         return Verdict(alarms, is_spike, is_lost, memory.first_suspect_step)
 
@@ -198,7 +206,8 @@ class Stability:
                 "learned; the weights have most likely grown out of what their number format holds: go back to an "
                 "earlier step, and lower the learning rate if it happens again"
             )
-        return Verdict(alarms, is_spike, first_suspect_step=memory.first_suspect_step)
+        is_lost = memory.skipped_in_a_row >= LOST_SKIPPED
+        return Verdict(alarms, is_spike, is_lost, memory.first_suspect_step)
 
     def _judge_loss(self, loss: float) -> tuple[float, float, bool]:
         """What the loss usually is, its σ, and whether it has spiked."""
@@ -240,11 +249,6 @@ class Stability:
         )
         memory.risen_steps = memory.risen_steps + 1 if has_risen else 0
         return has_risen
-
-    def _is_lost(self, usual: float, sigma: float) -> bool:
-        """Whether the loss is usually above where the run began, by far more than its noise."""
-        first = self._memory.first_loss
-        return first is not None and usual > LOST_FACTOR * first + SIGMAS * sigma * math.sqrt(2 / LEAST)
 
     def _is_new(self, what: str, is_unusual: bool, calm_after: int = CALM_STEPS) -> bool:
         """Whether this is the beginning of something unusual, to be said once."""
@@ -381,10 +385,10 @@ def _risen_sentence(step: int, usual: float, lowest: float) -> str:
     )
 
 
-def _lost_sentence(step: int, usual: float, first: float) -> str:
+def _lost_sentence(step: int, half: float, untrained: float) -> str:
     return (
-        f"step {step}: over the last {LEAST} steps the loss was {usual:.2f}, and the first one was {first:.2f}; "
-        "the model is worse than before it was trained; lower --learning_rate"
+        f"step {step}: half of the last {LEAST} losses were above {half:.2f}, and {untrained:.2f} is that of an "
+        "untrained model; this one has become worse than that; lower --learning_rate"
     )
 
 

@@ -25,7 +25,7 @@ from model.config import LMConfig
 from model.errors import UserError
 from model.files import read_json, sha256_of_file
 
-FORMAT = 2
+FORMAT = 3
 TENSORS, STATE, MANIFEST, LATEST = "tensors.pt", "state.json", "manifest.json", "latest"
 PARTS = {"weights": dict, "optimizer": dict, "scaler": dict}  # of tensors.pt
 _KEYS = {"format": int, "state": dict, "identity": dict, "config": dict, "stage": str, "surroundings": dict}
@@ -42,6 +42,8 @@ class TrainState:
     total_steps: int | None = None  # None while --max_minutes is still timing
     validation_losses: dict[str, float] = field(default_factory=dict)  # "before", "last", "best"
     best_step: int | None = None  # where the validation loss was lowest
+    look_is_due: bool = False  # a signal came before this step's validation and samples were made
+    calm_saves: list[int] = field(default_factory=list)  # the last two steps saved while nothing was wrong
     skipped_windows: list[list[int]] = field(default_factory=list)  # [first, last] positions jumped over in the data
     skipped_updates: int = 0  # whose gradient was not finite
     rollbacks: int = 0
@@ -62,6 +64,7 @@ class TrainState:
 _STATE_TYPES: dict[str, Any] = {
     **{each.name: each.type for each in fields(TrainState)},
     "validation_losses": dict,
+    "calm_saves": list,
     "skipped_windows": list,
     "stability": dict,
 }
@@ -215,7 +218,7 @@ def check_types(what: str, values: Any, types: Mapping[str, Any]) -> None:
     for name, kind in types.items():
         value = values[name]
         fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
-        if not fits or isinstance(value, bool):
+        if not fits or isinstance(value, bool) != (kind is bool):
             raise UserError(f"{what}: {name}: found {value!r:.60}, expected {getattr(kind, '__name__', kind)}")
 
 

@@ -90,7 +90,8 @@ def validate(
     autocast: Callable[[], AbstractContextManager],
     parallel: Parallel | None = None,
     token_bytes: np.ndarray | None = None,
-) -> Validation:
+    stopped_by: Callable[[], int] = lambda: 0,
+) -> Validation | None:
     """Mean loss a target token over a whole set, and over each of its sources. Every rank calls it, and each takes
     its share of the batches.
 
@@ -101,6 +102,10 @@ def validate(
         autocast: the context in which the objective runs.
         parallel: the ranks that share the work.
         token_bytes: what `token_byte_lengths` gives, to measure bits a byte too.
+        stopped_by: asked before each batch; anything but 0, on any rank, ends it.
+
+    Returns:
+        what was found; None when it was stopped.
     """
     parallel = parallel or Parallel()
     was_training = model.training
@@ -113,6 +118,9 @@ def validate(
     # Every rank makes as many forward passes: some of ZeRO's are meetings of all. A rank that has nothing left to do
     # reads the first batch once more, and does not count it.
     for turn in range(math.ceil(len(starts) / parallel.world_size)):
+        if parallel.max(torch.tensor(float(stopped_by()))).item():
+            model.train(was_training)
+            return None
         number = turn * parallel.world_size + parallel.rank
         start = starts[number] if number < len(starts) else 0
         batch = _batch(packed, start, batch_size, device)

@@ -142,6 +142,11 @@ def test_annealing_mistakes(refused, workspace):
     assert "--anneal_from: brings its own weights" in line
     line = refused("3-full_sft.py", *flags, "--data_path", "packed/chat", "--anneal_from", "out/none")
     assert "out/none: no such folder; expected a saved step" in line
+    other = [*step, "--data_path", "packed/chat"]
+    line = refused("3-full_sft.py", *flags, *other, "--optimizer", "adamw")
+    assert "--optimizer adamw: --anneal_from out/full_sft_32/resume/step-4 has the state of muon" in line
+    line = refused("3-full_sft.py", *flags, *other, "--warmup_iters", 7)
+    assert "--warmup_iters 7: --anneal_from goes on without" in line
     line = refused("1-pretrain.py", *FLAGS, "--anneal_from", PARENT_STEP)
     assert "--dim: the architecture comes from --anneal_from" in line
 
@@ -235,6 +240,7 @@ def test_activations_may_be_computed_again(run_here, workspace):
         (["--max_steps", 4, "--max_tokens", 9], "--max_tokens: the run's length is said by --max_steps already"),
         (["--decay_share", 0.3], "--decay_share: belongs to --schedule wsd, found cosine"),
         (["--init_from", "a.pth", "--anneal_from", "b"], "--anneal_from: brings its own weights"),
+        (["--overwrite", "--resume", "a/step-3"], "--resume a/step-3: --overwrite starts anew"),
         (["--deepspeed", "none.json"], "none.json: "),
         (["--deepspeed", "zero9"], "--deepspeed: found 'zero9', expected zero1"),
     ],

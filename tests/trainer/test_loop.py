@@ -1,8 +1,12 @@
 """The loop's promises: the loss does not depend on the batch's split, and a stopped run goes on exactly."""
 
+import gc
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +14,9 @@ import torch
 from model.checkpoint import load_checkpoint
 from model.errors import RunFailed, UserError
 from trainer import loop
+from trainer.journal import Journal
 from trainer.metrics import read_metrics
-from trainer.state import load_newest
+from trainer.state import SavedStep, load_newest
 
 
 def _weights(tmp_path, name="pretrain_32"):
@@ -235,6 +240,111 @@ def test_a_run_that_keeps_diverging_stops_in_one_line_and_no_bad_number_reaches_
         start_run(learning_rate=1e30, grad_clip=0.0, max_rollbacks=2)
 
 
+@pytest.mark.parametrize("place", [0, 3, 9, 13])
+def test_a_signal_ends_a_validation_which_is_then_made_again(start_run, tmp_path, place):
+    """In the first one, before step 0, too."""
+
+    class Signals(StopAt):
+        def __call__(self, model, batch):
+            if not model.training:
+                self.seen += 1
+                if self.seen == self.calls + 1:
+                    self.action()
+            return self.objective(model, batch)
+
+    changes = {"max_steps": 12, "eval_interval": 3, "sample_interval": 3, "batch_size": 2, "learning_rate": 3e-2}
+    start_run(**changes, run_name="whole")
+
+    def stopping(objective):
+        return Signals(objective, place, lambda: signal.raise_signal(signal.SIGTERM))
+
+    assert start_run(**changes, run_name="cut", wrap_objective=stopping) == 128 + signal.SIGTERM
+    rows = _log(tmp_path, "cut") if place else []
+    # Validation batches: so many, in each of which the signal can come, and none after it.
+    assert len([row for row in rows if row["kind"] == "validation"]) < 5
+    assert start_run(**changes, run_name="cut") == 0
+    assert _log(tmp_path, "cut") == _log(tmp_path, "whole")
+    ours, theirs = (load_newest(tmp_path / name / "resume") for name in ("cut", "whole"))
+    assert ours.state.validation_losses == theirs.state.validation_losses
+    assert ours.state.best_step == theirs.state.best_step
+    whole = _weights(tmp_path, "whole")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in _weights(tmp_path, "cut").items())
+
+
+def test_a_signal_during_a_validation_is_not_kept_waiting(start_run, tmp_path):
+    """The rest of the validation is left out."""
+    calls = []
+
+    class Counting(StopAt):
+        def __call__(self, model, batch):
+            if not model.training:
+                calls.append(1)
+                if len(calls) == 1:
+                    signal.raise_signal(signal.SIGINT)
+            return self.objective(model, batch)
+
+    code = start_run(batch_size=1, wrap_objective=lambda objective: Counting(objective, 0, None))
+    assert code == 130 and len(calls) == 1
+
+
+def test_a_run_of_minutes_keeps_its_length_after_a_rollback(start_run, tmp_path, monkeypatch):
+    asked = []
+
+    def steps_that_fit(journal, state):
+        asked.append(state.step)
+        return 30 + len(asked)
+
+    true_update = loop.make_update
+    made = iter(range(10_000))
+
+    def failing(*args):
+        update = true_update(*args)
+        return update._replace(grad_norm=float("nan")) if 20 <= next(made) < 25 else update
+
+    monkeypatch.setattr(Journal, "steps_that_fit", steps_that_fit)
+    monkeypatch.setattr(loop, "make_update", failing)
+    assert start_run(max_minutes=1) == 0
+    saved = load_newest(tmp_path / "pretrain_32" / "resume")
+    assert (saved.state.rollbacks, saved.state.step, len(asked)) == (1, 31, 1)
+
+
+def test_what_was_loaded_does_not_stay_in_memory(start_run):
+    start_run(max_steps=4, wrap_objective=lambda o: StopAt(o, 3, lambda: signal.raise_signal(signal.SIGINT)))
+    loaded = []
+
+    def look():
+        steps = [each for each in gc.get_objects() if isinstance(each, SavedStep)]
+        loaded.append([each.tensors for each in steps if each.path is not None])
+
+    start_run(max_steps=4, wrap_objective=lambda o: StopAt(o, 1, look))
+    assert loaded == [[{}]] or loaded == [[]]
+
+
+def test_a_run_whose_updates_are_all_left_out_is_stopped(start_run):
+    with pytest.raises(RunFailed, match="no update had a finite loss and gradient any more"):
+        start_run(learning_rate=1e30, grad_clip=0.0, max_rollbacks=0, max_steps=80)
+
+
+def test_a_second_process_is_kept_out(start_run, tmp_path):
+    folder, started = tmp_path / "pretrain_32", []
+    code = (
+        "import sys; from pathlib import Path; from trainer.run_folder import RunFolder\n"
+        "RunFolder(Path(sys.argv[1]), 'pretrain_32').claim({}, None, sys.argv[2] == 'overwrite', None)"
+    )
+
+    def start_another():
+        for how in ("go on", "overwrite"):
+            command = [sys.executable, "-c", code, str(tmp_path), how]
+            started.append(subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2]))
+
+    start_run(max_steps=4, wrap_objective=lambda o: StopAt(o, 3, start_another))
+    for each in started:
+        assert f"{folder}: another process is training this run; wait for its end" in each.stderr
+    assert not list(tmp_path.glob("*.bak*"))
+    start_another()
+    assert "another process" not in started[-2].stderr + started[-1].stderr
+
+
 def test_a_run_that_grows_worse_than_untrained_is_stopped(start_run, tmp_path, monkeypatch):
     """Slowly, so that no step is a spike."""
     grown = iter(range(10_000))
@@ -245,7 +355,7 @@ def test_a_run_that_grows_worse_than_untrained_is_stopped(start_run, tmp_path, m
         return update._replace(losses={**update.losses, "loss": update.losses["loss"] + 0.1 * next(grown)})
 
     monkeypatch.setattr(loop, "make_update", worse)
-    with pytest.raises(RunFailed, match=r"worse than when the run began, after \d rollbacks .* lower --learning_rate"):
+    with pytest.raises(RunFailed, match=r"worse than an untrained one, after \d rollbacks .* lower --learning_rate"):
         start_run(max_steps=80)
     assert load_newest(tmp_path / "pretrain_32" / "resume") is not None
     assert start_run(max_steps=80, max_rollbacks=0, run_name="left_alone") == 0

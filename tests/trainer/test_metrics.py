@@ -47,6 +47,26 @@ def test_a_run_that_begins_anew_keeps_only_the_word_of_its_rollbacks(tmp_path: P
     assert [row["kind"] for row in read_metrics(path)] == ["rollback"]
 
 
+def test_a_rollback_that_a_kill_undid_leaves_no_word(tmp_path: Path) -> None:
+    path = filled(tmp_path / "metrics.jsonl")
+    log = MetricsLog(path, 3)
+    for number in (1, 2):
+        log.write("rollback", 3, {"number": number})
+    MetricsLog(path, 3, rollbacks=1)
+    assert [row["number"] for row in read_metrics(path) if row["kind"] == "rollback"] == [1]
+
+
+def test_what_a_stop_cut_short_is_written_again(tmp_path: Path) -> None:
+    path = filled(tmp_path / "metrics.jsonl")
+    for kind in ("validation", "samples"):
+        MetricsLog(path, 6).write(kind, 6, {})
+    MetricsLog(path, 6)
+    assert steps_of(path, "validation") == [0, 6] and steps_of(path, "samples") == [6]
+    MetricsLog(path, 6, look_is_due=True)
+    assert steps_of(path, "validation") == [0] and not steps_of(path, "samples")
+    assert steps_of(path) == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_any_cut_of_the_last_line_costs_that_line_alone(tmp_path: Path, cut: int) -> None:
     path = filled(tmp_path / "metrics.jsonl", 3)

@@ -129,7 +129,7 @@ def test_telling_sources_apart_changes_no_bit(start_run, shelf, tmp_path, monkey
     web = PackedSet.open(shelf / "web")
     start_run(train_on=web, max_steps=5, run_name="apart")
     assert "loss_by_source" in log_of(tmp_path / "apart")[1]
-    monkeypatch.setattr("trainer.loop.LOGGED_SOURCES", 1)
+    monkeypatch.setattr("trainer.look.LOGGED_SOURCES", 1)
     start_run(train_on=web, max_steps=5, run_name="together")
     assert not any("loss_by_source" in row for row in log_of(tmp_path / "together"))
     apart, together = (load_checkpoint(tmp_path / f"{name}.pth").weights for name in ("apart", "together"))

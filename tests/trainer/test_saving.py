@@ -39,6 +39,12 @@ class TestWhatIsKept:
         save(tmp_path, 50, keep_last=keep_last, best_step=best)
         assert names(tmp_path) == ["latest", *(f"step-{number}" for number in kept)]
 
+    def test_what_a_rollback_may_need_stays(self, tmp_path):
+        """Steps saved in the middle of trouble, on a stop signal, are newer and of no use for that."""
+        save(tmp_path, 10, 20, 30)
+        save(tmp_path, 40, keep_last=1, calm_saves=[20, 30])
+        assert names(tmp_path) == ["latest", "step-20", "step-30", "step-40"]
+
     def test_an_abandoned_future_goes_when_the_new_step_is_whole(self, tmp_path):
         save(tmp_path, 10, 20, 30, 40)
         save(tmp_path, 25, keep_last=2, best_step=40)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.stability import CALM_STEPS, EXPERT_STEPS, LAYER_LEAST, WINDOW, Stability
+from trainer.stability import CALM_STEPS, EXPERT_STEPS, LAYER_LEAST, LEAST, LOST_SKIPPED, WINDOW, Stability
 
 Row = tuple[float, float, float]  # loss, gradient norm, update ratio
 
@@ -144,8 +144,21 @@ def test_a_model_that_has_become_worse_than_untrained_is_lost(first):
     lost = [step for step, verdict in enumerate(verdicts) if verdict.is_lost]
     untrained = rows[0][0]
     assert rows[lost[0]][0] > 1.25 * untrained
-    assert f"the first one was {untrained:.2f}" in verdicts[lost[0]].alarms[-1]
-    assert not any(verdict.is_lost for verdict in watch([(loss + 5, *rest) for loss, *rest in healthy_run(0)]))
+    assert lost == list(range(lost[0], len(rows)))
+    assert f"{untrained:.2f} is that of an untrained model" in verdicts[lost[0]].alarms[-1]
+    assert not any(verdict.is_lost for verdict in watch(rows, Stability(guessing=rows[-1][0])))
+
+
+def test_losses_that_explode_at_once_are_no_noise():
+    random = np.random.default_rng(0)
+    rows = [(5.0, 1.0, 0.01)] + [(5 * 10 ** random.uniform(1, 6), 1.0, 0.01) for _ in range(40)]
+    assert next(step for step, verdict in enumerate(watch(rows)) if verdict.is_lost) == LEAST - 1
+
+
+def test_an_easy_first_batch_makes_no_run_lost():
+    """Of a fine-tuning on single rows: ordinary losses may be several times the first."""
+    rows = [(0.4, 1.0, 0.01), *((loss + 1, gradient, ratio) for loss, gradient, ratio in healthy_run(0, noise=0.5))]
+    assert not any(verdict.is_lost for verdict in watch(rows, Stability(guessing=math.log(6400))))
 
 
 def test_a_new_level_is_the_usual_one_in_the_end():
@@ -215,6 +228,12 @@ def test_five_updates_left_out_in_a_row_are_a_spike():
     assert [verdict.is_spike for verdict in verdicts] == [False] * 4 + [True] * 2
     assert [len(verdict.alarms) for verdict in verdicts] == [0, 0, 0, 0, 1, 0]
     assert verdicts[4].first_suspect_step == 59
+
+
+def test_updates_that_are_left_out_for_ever_are_lost():
+    stability = Stability()
+    verdicts = [stability.observe_skipped(step) for step in range(LOST_SKIPPED)]
+    assert [verdict.is_lost for verdict in verdicts] == [False] * (LOST_SKIPPED - 1) + [True]
 
 
 def test_a_layer_that_drifts_is_named_once():

@@ -32,9 +32,10 @@ class TestRoundTrip:
         assert (tmp_path / "latest").read_text() == "step-40\n"
         assert names(path) == ["manifest.json", "state.json", "tensors.pt"]
         values = json.loads((path / "state.json").read_text())
-        assert values["format"] == 2
+        assert values["format"] == 3
         assert values["state"].keys() == {
             *("step", "tokens", "seconds", "total_steps", "validation_losses", "best_step", "skipped_windows"),
+            *("look_is_due", "calm_saves"),
             *("skipped_updates", "rollbacks", "rollbacks_in_a_row", "furthest_step", "stability"),
         }
         assert set(torch.load(path / "tensors.pt", weights_only=True)) == {"weights", "optimizer", "scaler"}
@@ -127,7 +128,7 @@ class TestStrictReading:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda v: v.update(format=1), "has format 1, this version reads 2"),
+            (lambda v: v.update(format=1), "has format 1, this version reads 3"),
             (lambda v: v.pop("identity"), "'identity'"),
             (lambda v: v.update(more=1), "'more'"),
             (lambda v: v.update(stage=3), "stage: found 3, expected str"),
@@ -175,7 +176,9 @@ class TestStrictReading:
             load_newest(tmp_path)
 
     def test_every_field_comes_back(self):
-        state = TrainState(1, 2, 3.5, None, {"last": 4.5}, 5, [[6, 7]], 8, 9, 10, 11, {"a": [None, 1.5]})
+        state = TrainState(
+            1, 2, 3.5, None, {"last": 4.5}, 5, True, [12, 13], [[6, 7]], 8, 9, 10, 11, {"a": [None, 1.5]}
+        )
         assert TrainState.from_json(json.loads(json.dumps(asdict(state)))) == state
 
 

@@ -52,6 +52,9 @@ class FakeParallel(Parallel):
     noted: list[Tensor] = field(default_factory=list)
     sums: list[Tensor] = field(default_factory=list)
 
+    def max(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def sum(self, tensor: Tensor) -> Tensor:
         self.noted.append(tensor.clone())
         return self.sums[len(self.noted) - 1] if self.sums else tensor
@@ -61,7 +64,9 @@ def measure(model: CausalLM, packed: PackedSet, batch_size: int = 2, **changes: 
     arguments: dict[str, Any] = {"token_bytes": token_byte_lengths(tiny_tokenizer()), **changes}
     forward = arguments.pop("forward", model)
     objective = arguments.pop("objective", LanguageModeling(document_mask=True))
-    return validate(forward, model, objective, packed, batch_size, CPU, nullcontext, **arguments)
+    found = validate(forward, model, objective, packed, batch_size, CPU, nullcontext, **arguments)
+    assert found is not None
+    return found
 
 
 @torch.no_grad()
@@ -142,6 +147,23 @@ def test_ranks_share_the_work(model: CausalLM, packed: PackedSet, world_size: in
         assert found.loss == pytest.approx(alone.loss, rel=1e-12)
         assert found.by_source == pytest.approx(alone.by_source, rel=1e-12)
         assert found.bits_per_byte == pytest.approx(alone.bits_per_byte, rel=1e-12)
+
+
+def test_a_stop_ends_it_before_the_next_batch_and_gives_nothing(model: CausalLM, packed: PackedSet) -> None:
+    model.train()
+    seen = iter(range(100))
+    found = validate(
+        model,
+        model,
+        LanguageModeling(document_mask=True),
+        packed,
+        1,
+        CPU,
+        nullcontext,
+        stopped_by=lambda: 15 * (next(seen) == 2),
+    )
+    assert found is None and next(seen) == 3
+    assert model.training
 
 
 def test_the_model_is_left_as_it_was(packed: PackedSet) -> None:
