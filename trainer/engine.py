@@ -111,7 +111,8 @@ class Engine:
             restore_state(self.model, self._optimizers, tensors["optimizer"])
         except KeyError as error:
             raise UserError(f"the optimizer's state lacks {error}: it was saved with another optimizer") from error
-        self._scaler.load_state_dict(tensors["scaler"])
+        if tensors["scaler"]:  # empty unless it was saved in fp16: the scale is found anew then
+            self._scaler.load_state_dict(tensors["scaler"])
 
     @contextmanager
     def speaking_model(self) -> Iterator[CausalLM | None]:

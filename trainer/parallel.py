@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from model.decoder import CausalLM
-from model.device import Precision, num_cores
+from model.device import Precision, choose_device, num_cores
 from model.errors import RunFailed, UserError
 from trainer.engine import Engine
 from trainer.heartbeat import Heartbeat
@@ -194,7 +194,7 @@ def start(settings: DeviceSettings) -> Parallel:
     """Find out how the script was launched, and join the other processes: `with start(settings) as processes:`.
 
     Raises:
-        UserError: more processes than devices, an unknown DeepSpeed configuration, or nobody to join.
+        UserError: more processes than devices, a DeepSpeed configuration with a mistake, or nobody to join.
     """
     # DeepSpeed's launcher says so with a flag; torchrun says all in the environment.
     by_deepspeed = any(argument.startswith("--local_rank=") for argument in sys.argv)
@@ -203,12 +203,12 @@ def start(settings: DeviceSettings) -> Parallel:
         raise UserError(f"RANK: found {rank}, expected less than WORLD_SIZE ({world_size}); start with torchrun")
     local_rank = _environment("LOCAL_RANK", 0)
     local_world_size = _environment("LOCAL_WORLD_SIZE", _environment("LOCAL_SIZE", world_size))
+    _check_devices(settings.device, local_rank, local_world_size)
     zero = None
     if settings.deepspeed or by_deepspeed:
         from trainer.zero import read_configuration
 
-        zero = read_configuration(settings.deepspeed or "zero1")
-    _check_devices(settings.device, local_rank, local_world_size)
+        zero = read_configuration(settings.deepspeed or "zero1", choose_device(settings.device))
     _set_threads(settings, local_world_size)
     if world_size == 1 and zero is None:
         return Parallel()

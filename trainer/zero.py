@@ -44,9 +44,16 @@ _OUR_FLAGS = {
     "optimizer": "--optimizer",
     "scheduler": "--schedule",
     **dict.fromkeys(("fp16", "bf16", "bfloat16", "torch_autocast", "amp"), "--dtype"),
+    **dict.fromkeys(("data_types", "communication_data_type"), "--dtype"),
 }
 # These would change what the sum over processes is, or hide it.
 _NOT_SUPPORTED = {"gradient_allreduce_op", "managed_gradient_accumulation", "compute_grad_norm", "zenflow"}
+
+# In the place of what pydantic says of DeepSpeed's classes.
+_ADVICE = {
+    "extra_forbidden": "DeepSpeed knows no such key; leave it out",
+    "model_type": "expected an object with keys of its own",
+}
 
 # What DeepSpeed warns of without need: that AdamW is torch's; that our model returns a dataclass, so its hooks do not
 # see the outermost module, which has no weights of its own; and skipped updates, of which the loop speaks.
@@ -56,15 +63,18 @@ _KNOWN_WARNINGS = ("untested optimizer", "unknown inputs or outputs type", "OVER
 # ---- the configuration ----------------------------------------------------------------------------------------
 
 
-def read_configuration(name_or_path: str) -> dict[str, Any]:
+def read_configuration(name_or_path: str, device: torch.device) -> dict[str, Any]:
     """One of the bundled configurations, or a user's .json file, without what our flags decide.
 
-    What is "auto", as in Hugging Face's files, is left to our flags or to DeepSpeed's own defaults.
+    What is "auto", as in Hugging Face's files, is left to our flags or to DeepSpeed's own defaults. A user's file loads
+    DeepSpeed, which checks its values and from then on uses the kind of `device`.
 
     Raises:
-        UserError: no such file, no stage from 1 to 3, or a key that contradicts one of our flags.
+        UserError: no such file, no stage from 1 to 3, a key that contradicts one of our flags, or what DeepSpeed
+            refuses.
     """
-    if name_or_path in BUNDLED:
+    is_bundled = name_or_path in BUNDLED
+    if is_bundled:
         path = _FOLDER / f"{name_or_path}.json"
     elif not name_or_path.endswith(".json"):
         raise UserError(f"--deepspeed: found {name_or_path!r}, expected {', '.join(BUNDLED)} or a .json file")
@@ -77,7 +87,12 @@ def read_configuration(name_or_path: str) -> dict[str, Any]:
         if name in values and not _is_auto(values[name]):
             raise UserError(f'{path}: {name}: is said by {flag} here; leave it out or write "auto", and use {flag}')
     _check_stage(path, values)
-    return {name: _without_auto(value) for name, value in values.items() if name not in _OUR_FLAGS and value != "auto"}
+    remaining = {
+        name: _without_auto(value) for name, value in values.items() if name not in _OUR_FLAGS and value != "auto"
+    }
+    if not is_bundled:
+        _check_values(path, remaining, device)
+    return remaining
 
 
 def _is_auto(value: Any) -> bool:
@@ -104,6 +119,27 @@ def _check_stage(path: Path, values: dict[str, Any]) -> None:
         raise UserError(f"{path}: zero_optimization.stage: found {stage!r}, expected 1, 2 or 3")
     if found := sorted(_NOT_SUPPORTED & (values.keys() | zero.keys())):
         raise UserError(f"{path}: {found[0]}: not supported here; leave it out")
+
+
+def _check_values(path: Path, values: dict[str, Any], device: torch.device) -> None:
+    """UserError for what DeepSpeed would refuse when training begins, after the run's first files are written."""
+    _import_deepspeed(device)
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedConfig({**values, "train_micro_batch_size_per_gpu": 1})  # it wants a number of rows, any number
+    except ValidationError as error:
+        first = error.errors()[0]
+        section = ["zero_optimization"] if error.title == "DeepSpeedZeroConfig" else []
+        key = ".".join(map(str, [*section, *first["loc"]]))
+        # What contradicts another value has no place of its own, and no value.
+        found = f"found {first['input']!r}; " if first["loc"] else ""
+        advice = _ADVICE.get(first["type"], f"DeepSpeed says: {first['msg']}")
+        raise UserError(f"{path}: {key}: {found}{advice}") from error
+    except (AssertionError, AttributeError, DeepSpeedConfigError, KeyError, TypeError, ValueError) as error:
+        # Many sections are read as they come: a string in an object's place ends in an AttributeError.
+        raise UserError(f"{path}: DeepSpeed says: {error}") from error
 
 
 def check_precision(precision: Precision) -> None:

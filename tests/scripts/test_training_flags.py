@@ -1,6 +1,7 @@
 """How long a run is, what it starts from, how it computes: flags of the training scripts, each in a small run."""
 
 import importlib
+import json
 import os
 import re
 import signal
@@ -280,4 +281,16 @@ def test_what_deepspeed_cannot_do(run_script, workspace, flags, words):
     assert finished.code == 2
     [line] = [line for line in finished.errors.splitlines() if not line.startswith("optimizer: ")]
     assert line.startswith(f"error: {words}")
+    assert finished.output == "" and contents(workspace) == before
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_deepspeed_file_is_found_before_anything_is_written(run_script, workspace):
+    own = {"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}
+    (workspace / "own.json").write_text(json.dumps(own))
+    before = contents(workspace)
+    finished = run_script("1-pretrain.py", *FLAGS, "--deepspeed", "own.json", folder=workspace)
+    assert finished.code == 2
+    [line] = finished.errors.splitlines()
+    assert line.startswith("error: own.json: zero_optimization.offload_optimizer: found 'cpu'; expected an object")
     assert finished.output == "" and contents(workspace) == before

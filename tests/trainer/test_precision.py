@@ -125,6 +125,21 @@ def test_small_gradients_survive_by_the_scale():
     assert (plain - expected).norm() > 0.5 * expected.norm()
 
 
+@pytest.mark.parametrize("before", [torch.float32, torch.bfloat16])
+def test_fp16_goes_on_from_a_step_saved_without_a_scale(before):
+    saved = engine_of(before)
+    backward(saved, 0)
+    saved.update(1e-2)
+    engine = engine_of(torch.float16)
+    scale = engine.loss_scale
+    engine.load_tensors(saved.tensors())
+    assert engine.loss_scale == scale > 1
+    found, expected = engine.tensors(), saved.tensors()
+    assert all(torch.equal(tensor, found["weights"][name]) for name, tensor in expected["weights"].items())
+    assert backward(engine, 1) == pytest.approx(backward(saved, 1), rel=1e-2)
+    assert torch.tensor(engine.update(1e-2)).isfinite()
+
+
 def test_an_overflow_changes_nothing_but_the_scale():
     engine = engine_of(torch.float16)
     set_scale(engine, 2.0**40)

@@ -20,6 +20,7 @@ from trainer.zero import BUNDLED, ZeroEngine, read_configuration
 
 ROOT = Path(__file__).parents[2]
 ALONE = Parallel()
+CPU = torch.device("cpu")
 STAGES = (1, 2, 3)
 every_case = pytest.mark.parametrize(("kind", "stage"), [(kind, stage) for kind in CONFIGS for stage in STAGES])
 
@@ -35,7 +36,7 @@ def _write(folder: Path, **values: object) -> str:
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_configurations(name):
-    zero = read_configuration(name)["zero_optimization"]
+    zero = read_configuration(name, CPU)["zero_optimization"]
     assert f"zero{zero['stage']}" == name.removesuffix("_offload")
     assert ("offload_optimizer" in zero) == name.endswith("_offload")
 
@@ -46,11 +47,12 @@ def test_own_configuration_in_the_manner_of_hugging_face(tmp_path):
     ours |= {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "optimizer": "auto"}
     path = _write(tmp_path, zero_optimization=zero, steps_per_print=100, **ours)
     del zero["reduce_bucket_size"]
-    assert read_configuration(path) == {"zero_optimization": zero, "steps_per_print": 100}
+    assert read_configuration(path, CPU) == {"zero_optimization": zero, "steps_per_print": 100}
 
 
-def test_reading_a_configuration_does_not_load_deepspeed():
-    code = "import sys, trainer.zero as z; z.read_configuration('zero1'); print('deepspeed' in sys.modules)"
+def test_reading_a_bundled_configuration_does_not_load_deepspeed():
+    code = "import sys, torch, trainer.zero as z; z.read_configuration('zero1', torch.device('cpu'));"
+    code += "print('deepspeed' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr
 
@@ -69,12 +71,14 @@ def test_reading_a_configuration_does_not_load_deepspeed():
         ("bf16", {"enabled": False}, "--dtype"),
         ("torch_autocast", {"enabled": True, "dtype": "bfloat16"}, "--dtype"),
         ("amp", {}, "--dtype"),
+        ("data_types", {"grad_accum_dtype": "bf16"}, "--dtype"),
+        ("communication_data_type", "fp16", "--dtype"),
     ],
 )
 def test_what_our_flags_say_is_refused(tmp_path, key, value, flag):
     path = _write(tmp_path, zero_optimization={"stage": 2}, **{key: value})
     with pytest.raises(UserError, match=rf"mine\.json: {key}: .*{flag}") as caught:
-        read_configuration(path)
+        read_configuration(path, CPU)
     assert "\n" not in str(caught.value)
 
 
@@ -94,28 +98,63 @@ def test_what_our_flags_say_is_refused(tmp_path, key, value, flag):
 )
 def test_bad_stages_are_refused(tmp_path, values, message):
     with pytest.raises(UserError, match=message):
-        read_configuration(_write(tmp_path, **values))
+        read_configuration(_write(tmp_path, **values), CPU)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"offload_optimizer": "cpu"}, "zero_optimization.offload_optimizer: found 'cpu'; expected an object"),
+        ({"overlap_com": True}, "zero_optimization.overlap_com: found True; DeepSpeed knows no such key; leave it out"),
+        ({"reduce_bucket_size": "many"}, "zero_optimization.reduce_bucket_size: found 'many'; DeepSpeed says: "),
+        ({"offload_optimizer": {"device": "gpu"}}, "zero_optimization.offload_optimizer.device: found 'gpu'; "),
+        ({"offload_optimizer": {"ratio": 0.5}}, "zero_optimization: DeepSpeed says: "),
+    ],
+)
+def test_what_deepspeed_refuses_in_its_section(tmp_path, values, message):
+    path = _write(tmp_path, zero_optimization={"stage": 2, **values})
+    with pytest.raises(UserError) as caught:
+        read_configuration(path, CPU)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sparse_gradients", False, "DeepSpeed says: .*'sparse_gradients'"),
+        ("checkpoint", "none", "DeepSpeed says: 'str' object"),
+        ("tensorboard", {"enabled": "perhaps"}, "tensorboard.enabled: found 'perhaps'; DeepSpeed says: "),
+    ],
+)
+def test_what_deepspeed_refuses_elsewhere(tmp_path, key, value, message):
+    with pytest.raises(UserError, match=rf"mine\.json: {message}"):
+        read_configuration(_write(tmp_path, zero_optimization={"stage": 2}, **{key: value}), CPU)
+
+
+def test_keys_that_deepspeed_overlooks_are_left_in_place(tmp_path):
+    values = {"zero_optimization": {"stage": 2}, "comment": "for two cards"}
+    assert read_configuration(_write(tmp_path, **values), CPU) == values
 
 
 def test_bad_files_are_refused(tmp_path):
     path = tmp_path / "mine.json"
     with pytest.raises(UserError, match="no such file"):
-        read_configuration(str(path))
+        read_configuration(str(path), CPU)
     path.write_text("{")
     with pytest.raises(UserError, match="not a JSON file"):
-        read_configuration(str(path))
+        read_configuration(str(path), CPU)
     path.write_text("[1]")
     with pytest.raises(UserError, match="expected a JSON object, found list"):
-        read_configuration(str(path))
+        read_configuration(str(path), CPU)
     with pytest.raises(UserError, match="found 'zero4', expected zero1, zero2"):
-        read_configuration("zero4")
+        read_configuration("zero4", CPU)
 
 
 @pytest.mark.parametrize(("dtype", "message"), [(torch.float64, "--dtype float64"), (torch.float16, "--dtype float16")])
 def test_dtypes_that_deepspeed_lacks_are_refused(dtype, message):
-    parallel = Parallel(zero=read_configuration("zero1"))
+    parallel = Parallel(zero=read_configuration("zero1", CPU))
     with pytest.raises(UserError, match=message):
-        ZeroEngine(new_model("dense"), TRAINING, Precision(torch.device("cpu"), dtype), parallel)
+        ZeroEngine(new_model("dense"), TRAINING, Precision(CPU, dtype), parallel)
 
 
 # ---- several processes ----------------------------------------------------------------------------------------

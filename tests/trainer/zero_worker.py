@@ -211,7 +211,7 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     watch_collectives()
     if world_size == 1:
-        parallel = Parallel(zero=read_configuration("zero2"))
+        parallel = Parallel(zero=read_configuration("zero2", FP32.device))
         engine = parallel.engine(new_model("dense"), replace(TRAINING, grad_clip=0.0), FP32)
         torch.save([update(engine, step, [0, 1], parallel) for step in range(3)], folder / "alone.pt")
         return
@@ -228,7 +228,7 @@ def main(folder: Path) -> None:
     for number in (1, 2, 3):
         found["bfloat16", number] = try_bfloat16(number, rank)
     for name in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"):
-        found[name] = go_on("dense", read_configuration(name), plain["dense"], rank, world_size)
+        found[name] = go_on("dense", read_configuration(name, FP32.device), plain["dense"], rank, world_size)
     found["muon"] = refuse_muon(rank, world_size)
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
