@@ -21,7 +21,7 @@ import numpy as np
 
 from dataset.mixture import Mixture, Part, Phase
 from dataset.packing import PackedSet
-from dataset.sampler import SkippedWindows, epoch_order, position_of_step
+from dataset.sampler import SkippedWindows, epoch_order, num_skipped, position_of_step
 from model.errors import UserError
 
 
@@ -213,11 +213,40 @@ class MixedOrder:
 
     # ---- steps ------------------------------------------------------------------------------------------------
 
-    def rows_of_step(self, step: int, skipped: SkippedWindows = ()) -> np.ndarray:
-        """Row ids of a global step (see `dataset.sampler.rows_of_step`)."""
+    def position_of_step(self, step: int, skipped: SkippedWindows = ()) -> int:
+        """Where in the order of global batches a step reads (see `dataset.sampler.position_of_step`).
+
+        Behind the end of the phases the positions of the last one come again, pass after pass. A window stands for
+        the same batches in each of these passes, and behind the end of the phases all of them are jumped over.
+
+        Raises:
+            UserError: the windows leave nothing of the last phase to read again.
+        """
+        skipped = list(skipped)
         position = position_of_step(step, skipped)
+        if self.end_step is None or position < self.end_step:
+            return position
+        last = self._stretches[-1]
+        length = last.end_step - last.first_step
+        windows = _within_a_pass(skipped, last.first_step, length)
+        of_pass = length - num_skipped(length, windows)
+        if not of_pass:
+            raise UserError(
+                f"{self._where(last.phase)}: nothing is left for step {step + 1:,}: rollbacks have skipped all "
+                f"{length:,} steps of this last phase; lower --learning_rate under another --run_name"
+            )
+        again = step - (self.end_step - num_skipped(self.end_step, skipped))
+        number, of_this_pass = divmod(again, of_pass)
+        return self.end_step + number * length + position_of_step(of_this_pass, windows)
+
+    def rows_of_step(self, step: int, skipped: SkippedWindows = ()) -> np.ndarray:
+        """Row ids of a global step (see `dataset.sampler.rows_of_step`).
+
+        Raises:
+            UserError: as `position_of_step`.
+        """
+        position = self.position_of_step(step, skipped)
         if self.end_step is not None and position >= self.end_step:
-            # Skipped windows have used up the last phase: what is missing at its end is read from its beginning.
             last = self._stretches[-1]
             position = last.first_step + (position - last.end_step) % (last.end_step - last.first_step)
         stretch = self._stretch_at(position)
@@ -298,6 +327,19 @@ class MixedOrder:
                 passes = rows / self._streams[stretch.streams[index]].num_rows
                 planned.append(Planned(stretch.phase.name, part.name, part.amount, rows, tokens, passes))
         return planned
+
+
+def _within_a_pass(windows: SkippedWindows, start: int, length: int) -> list[tuple[int, int]]:
+    """The windows as places 0 … length − 1 of passes of this length, the first of which begins at `start`."""
+    found: list[tuple[int, int]] = []
+    for first, last in windows:
+        first, last = max(first - start, 0), last - start
+        if last - first + 1 >= length:
+            return [(0, length - 1)]
+        if last >= first:
+            first, last = first % length, last % length
+            found += [(first, last)] if first <= last else [(0, last), (first, length - 1)]
+    return found
 
 
 def _normalised(parts: Sequence[Part]) -> list[Fraction]:

@@ -50,6 +50,17 @@ def position_of_step(step: int, skipped: SkippedWindows = ()) -> int:
     return position
 
 
+def num_skipped(end: int, skipped: SkippedWindows) -> int:
+    """How many of the positions 0 … end − 1 lie in windows `(first, last)`, both ends included."""
+    count, covered_to = 0, -1
+    for first, last in sorted(skipped):
+        first, last = max(first, covered_to + 1), min(last, end - 1)
+        if last >= first:
+            count += last - first + 1
+            covered_to = last
+    return count
+
+
 def rows_of_step(num_rows: int, global_batch: int, seed: int, step: int, skipped: SkippedWindows = ()) -> np.ndarray:
     """The row ids of global step `step` (from 0), `global_batch` of them or, at the end of an epoch, fewer.
 
@@ -79,6 +90,10 @@ class PlainOrder:
     def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
         return steps_per_epoch(self.num_rows, self.global_batch)
+
+    def position_of_step(self, step: int, skipped: SkippedWindows = ()) -> int:
+        """Where in the endless order of global batches a step reads."""
+        return position_of_step(step, skipped)
 
     def rows_of_step(self, step: int, skipped: SkippedWindows = ()) -> np.ndarray:
         """Row ids of a global step."""

@@ -16,7 +16,6 @@ from trainer.preflight import (
     check_memory,
     disk_warning,
     estimate,
-    expected_seconds,
     first_lines,
     memory_warning,
 )
@@ -85,7 +84,7 @@ def dry_run(
     timed = sorted(seconds[WARMING_UPDATES:])
     seconds_per_step = (timed[1] + timed[2]) / 2
     if plan.total_steps is not None:
-        forecast = replace(forecast, seconds=expected_seconds(seconds_per_step, plan.total_steps))
+        forecast = replace(forecast, seconds=seconds_per_step * plan.total_steps)
     rows = [*as_table(forecast, settings.watch.price_per_hour), ("a step takes", f"{seconds_per_step:.3f} s")]
     parallel.say_plainly(Table("dry run: nothing was trained or written", ["what", " value"], rows).as_text(len(rows)))
     return 0

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.mixed_order import MixedOrder
 from dataset.mixed_set import AnySet, MixedSet
 from dataset.packing import IGNORED_TARGET
-from dataset.sampler import PlainOrder, position_of_step
+from dataset.sampler import PlainOrder
 from model.errors import UserError
 
 Window = Sequence[int]  # first and last position of the data order that is jumped over
@@ -163,6 +163,10 @@ class Loader:
         return max(steps, 1)
 
     def window(self, first: int, last: int, skipped: Sequence[Window]) -> list[int]:
-        """The positions of the data order that the updates first … last (both included) read."""
+        """The positions of the data order that the updates first … last (both included) read.
+
+        Raises:
+            UserError: the windows leave nothing for them to read.
+        """
         windows = [(window[0], window[1]) for window in skipped]
-        return [position_of_step(first, windows), position_of_step(last, windows)]
+        return [self.order.position_of_step(each, windows) for each in (first, last)]

@@ -10,7 +10,7 @@ from trainer.run import Run
 from trainer.state import TrainState
 from trainer.update import Update
 from trainer.validation import SourceLosses, Validation, validate
-from trainer.watch import measure_layers
+from trainer.watch import expert_shares, measure_layers
 
 VALIDATIONS_PER_RUN = 10
 LOGGED_SOURCES = 16  # a training step's loss is logged apart for so many sources at most; validation's for all
@@ -89,7 +89,6 @@ def look_inside(run: Run, step: Step, update: Update, values: dict[str, Any]) ->
     values |= {"hidden_variance": variance, "attention_max": largest}
     alarms = run.stability.observe_layers(run.state.step, variance, largest)
     if update.expert_load is not None:
-        load = update.expert_load / update.expert_load.sum(dim=1, keepdim=True).clamp(min=1)
-        values["expert_load"] = load.tolist()
+        values["expert_load"] = expert_shares(update.expert_load).tolist()
         alarms = [*alarms, *run.stability.observe_experts(run.state.step, values["expert_load"])]
     return alarms

@@ -83,7 +83,7 @@ def estimate(
         processes_here: processes of this machine, which share a CPU's memory.
         device_memory: default: what the device has.
         free_disk: default: what `out_dir`'s disk has.
-        seconds: what `expected_seconds` gave.
+        seconds: of the whole run, from a measured step.
     """
     config, device = setup.config, setup.precision.device
     global_batch = micro_batch * accumulation_steps * setup.world_size
@@ -290,19 +290,6 @@ def disk_warning(estimate: Estimate) -> str | None:
 
 
 # ---- time -----------------------------------------------------------------------------------------------------
-
-
-def expected_seconds(
-    seconds_per_step: float,
-    total_steps: int,
-    *,
-    num_validations: int = 0,
-    seconds_per_validation: float = 0.0,
-    num_saves: int = 0,
-    seconds_per_save: float = 0.0,
-) -> float:
-    """Seconds of a whole run, from measured ones."""
-    return seconds_per_step * total_steps + num_validations * seconds_per_validation + num_saves * seconds_per_save
 
 
 def steps_for_minutes(minutes: float, seconds_per_step: float) -> int:

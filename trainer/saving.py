@@ -156,11 +156,6 @@ class Writer:
         self._job: Future[None] | None = None
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a job is under way."""
-        return self._job is not None and not self._job.done()
-
-    @property
     def failed(self) -> bool:
         """Whether the last job raised something that nobody has been told yet; costs nothing to ask."""
         return self._job is not None and self._job.done() and self._job.exception() is not None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainer.parser import SettingsParser
 
 _ARCHITECTURE_FLAGS = {f"--{each.name}" for each in fields(LMConfig)} | {"--preset"}
+LARGEST_SEED = 2**64 - 1  # that torch.manual_seed takes; numpy's SeedSequence takes any
 _FILE_SUFFIXES = {".json", ".yaml", ".yml"}
 
 
@@ -271,6 +272,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         """One-line errors for values that cannot be, before anything is loaded."""
         _check_at_least(self, {"num_workers": 0, "seed": 0})
+        if self.seed > LARGEST_SEED:
+            raise UserError(f"--seed: found {self.seed}, expected {LARGEST_SEED} or less")
         name = self.run_name
         if name is not None and (Path(name).name != name or name in ("", "..")):
             raise UserError(f"--run_name: found {name!r}, expected a name without slashes")

@@ -144,12 +144,6 @@ def load_step(path: str | Path) -> SavedStep:
     return saved
 
 
-def newest_step_number(folder: Path) -> int | None:
-    """The highest number among the saved steps, whole or not."""
-    steps = saved_steps(folder)
-    return step_number(steps[-1]) if steps else None
-
-
 def damage(path: Path) -> str | None:
     """What is wrong with a saved step, as "file: reason", or None when each file is as it was written."""
     file = path / MANIFEST

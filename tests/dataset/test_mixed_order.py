@@ -302,6 +302,79 @@ def test_skipped_windows_move_the_steps_behind_them() -> None:
         assert found.tolist() == order.rows_of_step(kept[step]).tolist()
 
 
+def phases_without_repeats(lengths: list[int], batch: int = 2) -> MixedOrder:
+    """Phases of so many steps over one set whose rows are all different and read once each."""
+    rows = Rows([10] * (sum(lengths) * batch), "once")
+    return phases_of([rows], *(Phase(str(n), (part(0, weight=1),), steps=n) for n in lengths), batch=batch)
+
+
+def test_what_windows_took_from_the_last_phase_is_read_from_its_beginning() -> None:
+    order = phases_without_repeats([40, 30])
+    for windows, again in [
+        ([(40, 43)], [44, 45, 46, 47]),
+        ([(3, 5), (41, 41)], [40, 42, 43, 44]),
+        ([(40, 67)], [68, 69] * 14),
+        ([(68, 71)], [42, 43]),  # it took the last two batches, and two of those that come again
+    ]:
+        steps = range(70 - len(again), 70)
+        found = [order.rows_of_step(step, windows).tolist() for step in steps]
+        assert found == [order.rows_of_step(position).tolist() for position in again]
+    assert order.position_of_step(66 + 26 * 10**12, [(40, 43)]) == 70 + 30 * 10**12 + 4, "worked out, not walked"
+    assert order.rows_of_step(39, [(40, 69)]).tolist() == order.rows_of_step(39).tolist()
+    for step, windows in [(40, [(40, 69)]), (50, [(50, 90)]), (40, [(40, 60), (55, 69)])]:
+        lost = f"mix: phase 30: nothing is left for step {step + 1}: rollbacks have skipped all 30 steps .*; lower --le"
+        with pytest.raises(UserError, match=lost):
+            order.rows_of_step(step, windows)
+
+
+some_phases = st.lists(st.integers(1, 9), min_size=1, max_size=3)
+
+
+@given(lengths=some_phases, data=st.data())
+def test_no_skipped_batch_is_read_and_every_step_gets_one(lengths: list[int], data: st.DataObject) -> None:
+    order = phases_without_repeats(lengths)
+    end = sum(lengths)
+    ends = st.tuples(st.integers(0, end - 1), st.integers(0, end - 1))
+    windows = data.draw(st.lists(ends.map(lambda pair: (min(pair), max(pair))), max_size=4))
+    batches = [set(order.rows_of_step(position).tolist()) for position in range(end)]
+    kept = [place for place in range(end) if not any(first <= place <= last for first, last in windows)]
+    of_last = [place for place in kept if place >= end - lengths[-1]]
+    for step in range(2 * end):
+        if step < len(kept):
+            expected = kept[step]
+        elif of_last:
+            expected = of_last[(step - len(kept)) % len(of_last)]
+        else:
+            with pytest.raises(UserError, match="nothing is left"):
+                order.rows_of_step(step, windows)
+            continue
+        assert set(order.rows_of_step(step, windows).tolist()) == batches[expected]
+
+
+@given(lengths=some_phases, data=st.data())
+def test_a_run_that_rolls_back_never_meets_again_what_it_skipped(lengths: list[int], data: st.DataObject) -> None:
+    order = phases_without_repeats(lengths)
+    end = sum(lengths)
+    spikes = data.draw(st.lists(st.tuples(st.integers(0, end - 1), st.integers(0, 4)), min_size=1, max_size=4))
+    windows: list[tuple[int, int]] = []
+    skipped: set[int] = set()
+    for first, more in sorted(spikes):
+        last = min(first + more, end - 1)
+        read = [order.rows_of_step(step, windows).tolist() for step in range(last + 1)]
+        window = (order.position_of_step(first, windows), order.position_of_step(last, windows))
+        assume(window[1] < end + lengths[-1])  # the last phase is read no third time
+        windows.append(window)
+        skipped.update(row for rows in read[first:] for row in rows)
+        assert [order.rows_of_step(step, windows).tolist() for step in range(first)] == read[:first]
+        for step in range(first, end):
+            try:
+                assert not skipped & set(order.rows_of_step(step, windows).tolist())
+            except UserError:
+                of_last_phase = {row for n in range(end - lengths[-1], end) for row in order.rows_of_step(n).tolist()}
+                assert of_last_phase <= skipped
+                return
+
+
 def test_a_step_costs_no_shuffle() -> None:
     order = epochs_of([Rows([10] * 2000, "a")], part(0, weight=1), batch=1)
     shuffles: Counter[int] = Counter()

@@ -1,12 +1,14 @@
 """How long a run is, what it starts from, how it computes: flags of the training scripts, each in a small run."""
 
 import importlib
+import itertools
 import json
 import os
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +208,15 @@ def test_a_dry_run_writes_nothing(run_here, workspace, script):
     assert "dry run: nothing was trained or written" in finished.output
     assert "a step takes" in finished.output
     assert contents(workspace) == before
+
+
+def test_a_dry_run_says_how_long_all_steps_take(run_here, workspace, monkeypatch):
+    clock = itertools.count(0.0, 2.0)  # looked at before and after each update
+    monkeypatch.setattr("trainer.forecast.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    finished = run_here("1-pretrain.py", *FLAGS, "--max_steps", 100, "--dry_run", folder=workspace)
+    assert finished.code == 0, finished.errors
+    assert re.search(r"a step takes\W+2\.000 s", finished.output)
+    assert re.search(r"expected time\W+3 min 20 s", finished.output)
 
 
 def test_the_batch_may_be_left_to_the_machine(run_here, workspace, monkeypatch):

@@ -65,6 +65,14 @@ class Stopping:
         return repr(self.objective)
 
 
+def test_a_window_behind_the_phases_is_where_its_updates_read(shelf, tmp_path):
+    loader = Loader(open_mixed(shelf, tmp_path, PHASES), 2, 1, 7, torch.device("cpu"))
+    end = loader.order.end_step
+    assert end is not None
+    # Three of the nine batches of "polish" are gone: the last updates read the fourth to sixth again.
+    assert loader.window(end - 2, end - 1, [[end - 9, end - 7]]) == [end + 4, end + 5]
+
+
 @pytest.mark.parametrize("value", ["web:0.7,books:0.3", PHASES], ids=["weights", "phases"])
 def test_a_stopped_run_goes_on_to_the_same_weights(start_run, shelf, tmp_path, joined_val, value):
     changes = {"architecture": {"dropout": 0.1}, "accumulation_steps": 2, "batch_size": 2}

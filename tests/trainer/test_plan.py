@@ -21,6 +21,7 @@ from trainer.preflight import USABLE_SHARE
 from trainer.run_folder import Launch
 from trainer.settings import DeviceSettings, RunSettings, Settings, TrainSettings, WatchSettings
 from trainer.stages import Origin, Stage
+from trainer.update import seed_step
 
 FP32 = Precision(torch.device("cpu"), torch.float32)
 
@@ -168,6 +169,18 @@ def test_contradicting_flags(flags, words):
 def test_two_origins():
     with pytest.raises(UserError, match="--anneal_from: brings its own weights"):
         RunSettings(init_from="a.pth", anneal_from="out/a/resume/step-1")
+
+
+def test_seeds_are_those_that_torch_and_numpy_take():
+    for seed in (0, 2**64 - 1):
+        RunSettings(seed=seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            seed_step(seed, 3, 1)
+    with pytest.raises(UserError, match="--seed: found 18446744073709551616, expected 18446744073709551615 or less"):
+        RunSettings(seed=2**64)
+    with pytest.raises(UserError, match="--seed: found -1, expected 0 or more"):
+        RunSettings(seed=-1)
 
 
 def test_muon_under_deepspeed(stage, capsys):

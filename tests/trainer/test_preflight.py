@@ -195,10 +195,6 @@ def test_an_attempt_leaves_the_model_as_it_was():
 
 
 def test_time():
-    assert preflight.expected_seconds(2.0, 100) == 200
-    assert preflight.expected_seconds(
-        2.0, 100, num_validations=10, seconds_per_validation=3.0, num_saves=4, seconds_per_save=5.0
-    ) == pytest.approx(250)
     assert preflight.steps_for_minutes(10, 0.5) == pytest.approx(0.9 * 1200, abs=1)
     assert preflight.steps_for_minutes(0.001, 60) == 1
 

@@ -14,7 +14,7 @@ from benchmarks.reliability.damage import make_step, same
 from model.errors import UserError
 from tests.saved_steps import names, save, sign, spoil
 from trainer.saving import write_step
-from trainer.state import TrainState, load_newest, load_step, newest_step_number
+from trainer.state import TrainState, load_newest, load_step, saved_steps, step_number
 
 
 class TestRoundTrip:
@@ -54,7 +54,7 @@ class TestRoundTrip:
 
     def test_nothing_saved(self, tmp_path):
         assert load_newest(tmp_path / "resume") is None
-        assert newest_step_number(tmp_path / "resume") is None
+        assert saved_steps(tmp_path / "resume") == []
         (tmp_path / ".step-9.abcdefgh").mkdir()
         (tmp_path / "step-x").mkdir()
         (tmp_path / "step-7").touch()
@@ -62,7 +62,8 @@ class TestRoundTrip:
 
     def test_numbers_are_no_text(self, tmp_path):
         save(tmp_path, 9, 10)
-        assert newest_step_number(tmp_path) == 10 and load_newest(tmp_path).state.step == 10
+        assert [step_number(path) for path in saved_steps(tmp_path)] == [9, 10]
+        assert load_newest(tmp_path).state.step == 10
 
     def test_saving_the_same_again_writes_nothing(self, tmp_path):
         save(tmp_path, 40)
