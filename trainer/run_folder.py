@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +20,8 @@ try:
 except ImportError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
-LOCK = "lock"
+LOCK = ".lock"  # in the run's folder; it stays there
+LOCK_SECONDS, LOCK_POLL = 60.0, 0.5
 _RECORD_KEYS = {"identity", "launch", "tracker_id", "finished", "summary"}  # of run.json
 # A child stage starts from the newest of these when --init_from is left out.
 STAGE_PREFIXES = {"pretrain": "pretrain_", "full_sft": "full_sft_", "lora": "lora_", "rl": "rl_"}
@@ -130,7 +133,10 @@ class RunFolder:
         return Claim(is_finished, record["tracker_id"])
 
     def _take_lock(self) -> None:
-        """Keep other processes out of this folder, if it is there yet, until `close` or this process's end."""
+        """Keep other processes out of this folder, if it is there yet, until `close` or this process's end.
+
+        Where a launcher was killed, the processes that it had started take some seconds to notice.
+        """
         if fcntl is None or not self.path.is_dir():
             return
         self.close()
@@ -138,16 +144,18 @@ class RunFolder:
             self._lock = open(self.path / LOCK, "a", encoding="utf-8")  # noqa: SIM115 (closed by `close`)
         except OSError:
             return  # if it cannot be written, others say so better
-        try:
-            # Of this process alone: data workers that outlive it for a moment do not keep it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+        begin = time.monotonic()
+        while not _is_locked_now(self._lock):
+            waited = time.monotonic() - begin
+            if waited >= LOCK_SECONDS:
+                self.close()
                 raise UserError(
                     f"{self.path}: another process is training this run; wait for its end, or choose another --run_name"
-                ) from error
-            # Otherwise the file system has no locks.
+                )
+            if waited < LOCK_POLL:
+                line = f"{self.path}: another process is training this run; waiting {LOCK_SECONDS:.0f} s for its end"
+                print(line, file=sys.stderr, flush=True)
+            time.sleep(LOCK_POLL)
 
     def close(self) -> None:
         """Let other processes in."""
@@ -160,6 +168,8 @@ class RunFolder:
         unnamed = ((self.out_dir, f".{self.name}.pth.????????"), (self.path, ".*"), (self.resume_path, ".*"))
         for folder, pattern in unnamed:
             for path in folder.glob(pattern):
+                if path.name == LOCK:
+                    continue
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
@@ -177,6 +187,15 @@ class RunFolder:
         for path in (self.path, self.checkpoint_path):
             if path.exists():
                 os.replace(path, _with_suffix(path, suffix, number))
+
+
+def _is_locked_now(file: IO[str]) -> bool:
+    """Take the lock if nobody has it. It is this process's alone: data workers that outlive it do not keep it."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # otherwise the file system has no locks
+    return True
 
 
 def _with_suffix(path: Path, suffix: str, number: int) -> Path:

@@ -42,7 +42,9 @@ def launch(repository: Path, workspace: Path) -> Iterator[Launch]:
         command = [*launcher, str(repository / script), *map(str, flags)]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment["PATH"] = f"{folder}{os.pathsep}{environment['PATH']}"
-        with open(workspace / "said.out", "w") as output, open(workspace / "said.err", "w") as errors:
+        # Of its own: what an earlier launch left behind may still speak.
+        said = workspace / f"said_{len(started)}"
+        with open(f"{said}.out", "w") as output, open(f"{said}.err", "w") as errors:
             process = subprocess.Popen(
                 command,
                 cwd=workspace,
@@ -53,6 +55,7 @@ def launch(repository: Path, workspace: Path) -> Iterator[Launch]:
                 text=True,
                 start_new_session=True,
             )
+        process.said = said  # type: ignore[attr-defined]
         started.append(process)
         return process
 
@@ -64,10 +67,10 @@ def launch(repository: Path, workspace: Path) -> Iterator[Launch]:
 
 
 @pytest.fixture
-def finish(workspace: Path) -> Finish:
-    def wait(process: subprocess.Popen[str]) -> Finished:
+def finish() -> Finish:
+    def wait(process: Any) -> Finished:
         code = process.wait(timeout=240)
-        return Finished(code, *((workspace / f"said.{name}").read_text() for name in ("out", "err")))
+        return Finished(code, *(Path(f"{process.said}.{name}").read_text() for name in ("out", "err")))
 
     return wait
 
@@ -133,7 +136,7 @@ def test_torchrun_pretrains_as_one_process_does(launch, finish, run_here, worksp
     assert_spoken_once(finished)
     assert "4 rows (2 at a time on 2 processes)" in finished.output
     left = {path.name for path in (workspace / "out" / "two").iterdir()}
-    assert left == {"run.json", "metrics.jsonl", "curves.png", "report.md", "resume"}
+    assert left == {".lock", "run.json", "metrics.jsonl", "curves.png", "report.md", "resume"}
     alone = trained_alone(run_here, workspace, "1-pretrain.py", *flags)
     assert losses(workspace / "out", "two") == pytest.approx(losses(alone, "two"), rel=1e-5)
     assert_close_weights(workspace / "out" / "two.pth", alone / "two.pth", 1e-3)

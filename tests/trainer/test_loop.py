@@ -328,8 +328,8 @@ def test_a_run_whose_updates_are_all_left_out_is_stopped(start_run):
 def test_a_second_process_is_kept_out(start_run, tmp_path):
     folder, started = tmp_path / "pretrain_32", []
     code = (
-        "import sys; from pathlib import Path; from trainer.run_folder import RunFolder\n"
-        "RunFolder(Path(sys.argv[1]), 'pretrain_32').claim({}, None, sys.argv[2] == 'overwrite', None)"
+        "import sys; from pathlib import Path; from trainer import run_folder; run_folder.LOCK_SECONDS = 0.6\n"
+        "run_folder.RunFolder(Path(sys.argv[1]), 'pretrain_32').claim({}, None, sys.argv[2] == 'overwrite', None)"
     )
 
     def start_another():
@@ -339,7 +339,8 @@ def test_a_second_process_is_kept_out(start_run, tmp_path):
 
     start_run(max_steps=4, wrap_objective=lambda o: StopAt(o, 3, start_another))
     for each in started:
-        assert f"{folder}: another process is training this run; wait for its end" in each.stderr
+        assert f"{folder}: another process is training this run; waiting 1 s for its end" in each.stderr
+        assert f"UserError: {folder}: another process is training this run; wait for its end, or choose" in each.stderr
     assert not list(tmp_path.glob("*.bak*"))
     start_another()
     assert "another process" not in started[-2].stderr + started[-1].stderr
