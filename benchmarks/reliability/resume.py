@@ -20,11 +20,12 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from benchmarks.reliability.invariance import ADAMW, MOE, SIZES
@@ -32,6 +33,7 @@ from benchmarks.reliability.launching import Launched, losses, run, start
 from benchmarks.reliability.worlds import make_world
 from model.checkpoint import load_checkpoint
 from model.errors import UserError, run_script
+from trainer.metrics import read_metrics
 from trainer.settings import flag, parse_settings
 from trainer.state import load_newest
 
@@ -113,9 +115,14 @@ def _killed(world: Path, kill: Kill, seconds: float) -> tuple[list[str], bool]:
     name = f"killed_{kill.number}"
     launched, flags = Launched(kill.processes), flags_of(world, name)
     folder = world / "resumed" / name
-    process = start("1-pretrain.py", flags, launched)
-    was_in_save = _kill(process, folder / "resume", kill, seconds)
-    reached = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] if folder.exists() else 0
+    was_in_save = None
+    while was_in_save is None:  # a run that had ended before it was killed proves nothing
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".pth").unlink(missing_ok=True)
+        was_in_save = _kill(start("1-pretrain.py", flags, launched), folder / "resume", kill, seconds)
+        kill = replace(kill, share=kill.share / 2)
+    rows = read_metrics(folder / "metrics.jsonl")
+    reached = rows[-1]["step"] if rows else 0
     output = run("1-pretrain.py", *flags, launched=launched)
     going_on = next((line for line in output.splitlines() if line.startswith("going on from")), "from the beginning")
     differences = compare(world, name, f"whole_{kill.processes}")
@@ -131,17 +138,24 @@ def _killed(world: Path, kill: Kill, seconds: float) -> tuple[list[str], bool]:
     return differences, was_in_save
 
 
-def _kill(process: "subprocess.Popen[str]", resume: Path, kill: Kill, seconds: float) -> bool:
-    """Send −9 to a run and to all that it started; whether it was writing a saved step."""
+def _kill(process: "subprocess.Popen[str]", resume: Path, kill: Kill, seconds: float) -> bool | None:
+    """Send −9 to a run and to all that it started; whether it was writing a saved step. None: it had ended."""
     time_to_kill = time.monotonic() + kill.share * seconds
     while time.monotonic() < time_to_kill and process.poll() is None:
         time.sleep(0.001)
     half_written: list[Path] = []
     while kill.in_a_save and process.poll() is None and not half_written:
         half_written = list(resume.glob(".step-*"))
-    with suppress(ProcessLookupError):  # it may just have finished: then the second start has nothing to do
-        os.killpg(process.pid, signal.SIGKILL)
+    # torchrun's processes are in groups of their own: killed with their launcher alone, they would live on for seconds.
+    with suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(process.pid)
+        for each in [*launcher.children(recursive=True), launcher]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
     process.communicate()
+    record = resume.parent / "run.json"
+    if record.exists() and json.loads(record.read_text())["finished"]:
+        return None
     return bool(list(resume.glob(".step-*")))
 
 
