@@ -3,6 +3,7 @@
 The loop says what happened; here it is decided where that is written.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from trainer.state import TrainState
 from trainer.trackers import Trackers
 from trainer.validation import Validation
 
+SECONDS_BETWEEN_CURVES = 60.0
 TIMED_FROM = 5  # the first updates of a process warm up: they are left out of its speed
 TIMED_UPDATES = 15  # so many more say how long the run takes
 
@@ -65,6 +67,7 @@ class Journal:
         self._log: MetricsLog | None = None
         self._trackers: Trackers | None = None
         self._progress: Progress | None = None
+        self._drawn_at = -math.inf  # time.monotonic() of curves.png
         self._seconds = 0.0  # spent training by the run, earlier processes included
         self._total_steps: int | None = None
         self._steps = self._positions = self._tokens = 0  # of this process, since it is warm
@@ -239,8 +242,14 @@ class Journal:
 
     # ---- pictures and the end ---------------------------------------------------------------------------------
 
-    def draw_curves(self) -> None:
-        """Keep curves.png fresh (called from the thread that saves)."""
+    def draw_curves(self, at_once: bool = False) -> None:
+        """Keep curves.png fresh (called from the thread that saves): once a minute, or at once.
+
+        Drawing is pure Python and holds the interpreter, so the training beside it waits.
+        """
+        if not self._parallel.is_main or not (at_once or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES):
+            return
+        self._drawn_at = time.monotonic()
         draw_curves(self._folder.metrics_path, self._folder.path / "curves.png", self._folder.name)
 
     def finish(self, state: TrainState) -> None:

@@ -105,6 +105,7 @@ def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Par
         )
         stop_signal = _begin(run, named) or _loop(run)
         writer.wait()
+        journal.draw_curves(at_once=True)
         if stop_signal:
             break_at = f"step {run.state.step} of {run.state.total_steps or '?'}"
             parallel.say_plainly(f"stopped at {break_at}, saved; the same command goes on from there")
