@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
-LOCK = ".lock"  # in the run's folder; it stays there
+LOCK = "lock"  # in the run's folder; it stays there
 LOCK_SECONDS, LOCK_POLL = 60.0, 0.5
 _RECORD_KEYS = {"identity", "launch", "tracker_id", "finished", "summary"}  # of run.json
 # A child stage starts from the newest of these when --init_from is left out.
@@ -168,8 +168,6 @@ class RunFolder:
         unnamed = ((self.out_dir, f".{self.name}.pth.????????"), (self.path, ".*"), (self.resume_path, ".*"))
         for folder, pattern in unnamed:
             for path in folder.glob(pattern):
-                if path.name == LOCK:
-                    continue
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:

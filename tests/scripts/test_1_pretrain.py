@@ -39,7 +39,7 @@ def test_a_run_leaves_a_checkpoint_that_is_enough(run_script, run_here, workspac
     assert checkpoint.metrics["validation_loss_last"] < checkpoint.metrics["validation_loss_before"]
     assert checkpoint.lineage["data"]["fingerprint"] == packed.fingerprint
     left = {path.name for path in (workspace / "out" / "mine").iterdir()}
-    assert left == {".lock", "run.json", "metrics.jsonl", "curves.png", "report.md", "resume"}
+    assert left == {"lock", "run.json", "metrics.jsonl", "curves.png", "report.md", "resume"}
     shutil.rmtree(workspace / "packed")
     answer = run_here("2-eval.py", "out/mine.pth", "--prompt", "the capital", "--max_new_tokens", 5, folder=workspace)
     assert answer.code == 0, answer.errors

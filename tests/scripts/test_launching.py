@@ -136,7 +136,7 @@ def test_torchrun_pretrains_as_one_process_does(launch, finish, run_here, worksp
     assert_spoken_once(finished)
     assert "4 rows (2 at a time on 2 processes)" in finished.output
     left = {path.name for path in (workspace / "out" / "two").iterdir()}
-    assert left == {".lock", "run.json", "metrics.jsonl", "curves.png", "report.md", "resume"}
+    assert left == {"lock", "run.json", "metrics.jsonl", "curves.png", "report.md", "resume"}
     alone = trained_alone(run_here, workspace, "1-pretrain.py", *flags)
     assert losses(workspace / "out", "two") == pytest.approx(losses(alone, "two"), rel=1e-5)
     assert_close_weights(workspace / "out" / "two.pth", alone / "two.pth", 1e-3)
