@@ -91,6 +91,9 @@ def train_rank(
     script: str, argv: list[str], environment: dict[str, str], folder: Path, name: str, accident: Accident
 ) -> None:
     """What a forked process does: become the script."""
+    # The process that it was forked from may have been started for the workers of `data_process.py`, which hold back
+    # Ctrl-C; a fresh process does not.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.chdir(folder)
     os.environ.update(environment)
     for number, suffix in ((1, "out"), (2, "err")):
