@@ -3,7 +3,6 @@
 The loop says what happened; here it is decided where that is written.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ class Journal:
         self._log: MetricsLog | None = None
         self._trackers: Trackers | None = None
         self._progress: Progress | None = None
-        self._drawn_at = -math.inf  # time.monotonic() of curves.png
+        self._drawn_at = time.monotonic()  # curves.png: first after a minute
         self._seconds = 0.0  # spent training by the run, earlier processes included
         self._total_steps: int | None = None
         self._steps = self._positions = self._tokens = 0  # of this process, since it is warm

@@ -13,6 +13,7 @@ from trainer.validation import SourceLosses, Validation, validate
 from trainer.watch import expert_shares, measure_layers
 
 VALIDATIONS_PER_RUN = 10
+SAMPLES_PER_RUN = 5  # besides those of the untrained model
 LOGGED_SOURCES = 16  # a training step's loss is logged apart for so many sources at most; validation's for all
 
 
@@ -24,8 +25,9 @@ def look(run: Run) -> tuple[bool, int]:
     """
     state, watch, total = run.state, run.settings.watch, run.state.total_steps
     is_end = state.step in (0, total)
+    # 0 while --max_minutes has not yet decided how long the run is.
     eval_interval = watch.eval_interval or (max(1, total // VALIDATIONS_PER_RUN) if total else 0)
-    sample_interval = watch.sample_interval or eval_interval
+    sample_interval = watch.sample_interval or (max(1, total // SAMPLES_PER_RUN) if total else 0)
     is_evaluated = is_end or (eval_interval > 0 and state.step % eval_interval == 0)
     is_sampled = is_end or (sample_interval > 0 and state.step % sample_interval == 0)
     state.look_is_due = is_evaluated or is_sampled

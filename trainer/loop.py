@@ -340,7 +340,7 @@ def _save(run: Run) -> None:
     tensors = run.engine.tensors()  # all ranks together
     run.last_save = time.monotonic()
     run.journal.saved()
-    if run.stability.is_calm and run.state.step not in run.state.calm_saves:
+    if run.stability.is_quiet and run.state.step not in run.state.calm_saves:
         run.state.calm_saves = [*run.state.calm_saves, run.state.step][-2:]
     if tensors is None:
         return

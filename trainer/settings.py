@@ -312,7 +312,7 @@ class WatchSettings:
 
     log_interval: int = flag(10, "updates between two lines of metrics.jsonl")
     eval_interval: int = flag(0, "updates between two validations; 0 means ten a run")
-    sample_interval: int = flag(0, "updates between two sample generations; 0 means with each validation, -1 never")
+    sample_interval: int = flag(0, "updates between two sample generations; 0 means five a run, -1 never")
     save_interval: int = flag(0, "updates between two saved steps; 0 means every 5 minutes")
     save_total_limit: int = flag(
         2, "newest saved steps that are kept, besides the best one and what a rollback may need; 0 keeps all"

@@ -26,9 +26,12 @@ MAX_SKIPPED = 5  # updates without a finite loss and gradient, in a row, that th
 UPDATE_FACTOR = 5.0
 GRADIENT_FACTOR = 5.0
 
-# A loss outside the band for 3 steps is a spike; when it is beyond three such bands 2 are enough. One is an odd batch.
-SPIKE_STEPS = 3
-HUGE = 3.0
+# A loss outside the band is an odd batch; so many in a row that chance would not bring odd batches together once in ten
+# million steps are a spike. How often batches are odd differs: a fine-tuning that knows its facts by heart still cannot
+# guess a joke. Above what an untrained model loses, 2 are enough.
+CHANCE = 1e-7
+COUNTED = 500  # steps over which odd batches are counted
+SPIKE_STEPS = 3  # at least
 # In batches of a few tokens the band is wide. So in the wake of an alarm the mean of the last n losses is judged too,
 # whose own deviation is σ / √n.
 WAKE_STEPS = (5, 10, 20)
@@ -52,11 +55,20 @@ class Series:
 
     recent: list[float] = field(default_factory=list)  # oldest first
     outside: list[float] = field(default_factory=list)  # those outside the band since the last inside; not in `recent`
+    odd_share: float = 0.0  # how often a value was outside for a moment only
+    counted: int = 0  # the values that this share is of, at most COUNTED
 
     @property
     def is_judged(self) -> bool:
         """Whether enough values are known to tell what is usual."""
         return len(self.recent) >= LEAST
+
+    def is_leaving(self, least: int, early: int = 0) -> bool:
+        """Whether as many values in a row are outside as chance does not explain, or all but `early` of them."""
+        # As if one more had been seen: while few are counted, none of them being odd says little.
+        share = (self.odd_share * self.counted + 1) / (self.counted + 2)
+        in_a_row = min(math.ceil(math.log(CHANCE) / math.log(share)), LEAST)
+        return len(self.outside) >= max(least, in_a_row - early)
 
     def jitter(self) -> float:
         """Standard deviation from step to step: growth, however quick, is hardly counted as noise."""
@@ -70,7 +82,7 @@ class Series:
         residuals = [value - intercept - slope * step for step, value in zip(steps, self.recent, strict=True)]
         return math.sqrt(statistics.fmean(each * each for each in residuals))
 
-    def add(self, value: float, limit: float) -> None:
+    def add(self, value: float, usual: float = 0.0, limit: float = math.inf) -> None:
         """Remember a value; one above `limit` waits outside."""
         if value > limit:
             self.outside.append(value)
@@ -78,8 +90,12 @@ class Series:
             if len(self.outside) >= WINDOW:
                 self.recent, self.outside = [], []
             return
-        # Those that stayed outside for a moment were noise after all: they widen the band, but not by their whole size.
-        self.recent = [*self.recent, *(min(each, limit) for each in self.outside), value][-WINDOW:]
+        self.counted = min(self.counted + len(self.outside) + 1, COUNTED)
+        self.odd_share += (len(self.outside) - self.odd_share * (len(self.outside) + 1)) / self.counted
+        # Those that stayed outside for a moment were noise after all: they widen the band, but not by their whole size,
+        # or a few of them would widen it without end.
+        edge = usual + (limit - usual) / 2
+        self.recent = [*self.recent, *(min(each, edge) for each in self.outside), value][-WINDOW:]
         self.outside = []
 
 
@@ -140,8 +156,18 @@ class Stability:
 
     @property
     def is_calm(self) -> bool:
-        """Nothing unusual is going on: a step saved now can be gone back to."""
+        """No trouble is going on that chance would not explain: a step saved now is worth its room."""
         return self._memory.first_suspect_step is None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Not even a single batch is odd: of two steps saved now, one can be gone back to whatever comes."""
+        return self.is_calm and not self._memory.loss.outside and not self._memory.grad_norm.outside
+
+    @property
+    def _untrained(self) -> float:
+        """The loss of a model that has not learned anything yet."""
+        return max(self._memory.first_loss or 0.0, self._guessing)
 
     # ---- every update ---------------------------------------------------------------------------------------------
 
@@ -168,25 +194,24 @@ class Stability:
             if self._is_new("update_ratio", bool(times)):
                 alarms.append(_update_sentence(step, times))
         times = _times_usual(memory.grad_norm, grad_norm, GRADIENT_FACTOR)
-        if times:
-            # Loss and gradient are those of the weights that the update before this one left behind.
-            suspects.append(max(step - 1, 0))
         # One steep batch is common, so two in a row.
-        if self._is_new("grad_norm", len(memory.grad_norm.outside) >= 2):
-            alarms.append(_gradient_sentence(step, times))
+        if self._is_new("grad_norm", memory.grad_norm.is_leaving(2, early=1)):
+            alarms.append(_gradient_sentence(step, times, len(memory.grad_norm.outside)))
         if memory.first_loss is None:
             memory.first_loss = loss
         usual, sigma, is_spike = self._judge_loss(loss)
-        if memory.loss.outside:
-            suspects.append(max(step - 1, 0))
-        if self._is_new("loss", len(memory.loss.outside) >= 2):
-            alarms.append(_loss_sentence(step, loss, usual, sigma))
+        for series, is_certain in ((memory.grad_norm, False), (memory.loss, is_spike)):
+            if is_certain or series.is_leaving(1, early=2):
+                # Loss and gradient are those of the weights that the update before this one left behind.
+                suspects.append(max(step - len(series.outside), 0))
+        if self._is_new("loss", is_spike or memory.loss.is_leaving(2, early=1)):
+            alarms.append(_loss_sentence(step, loss, usual, sigma, len(memory.loss.outside)))
         has_risen = self._has_loss_risen(usual, sigma)
         if self._is_new("risen_loss", has_risen):
             assert memory.lowest_loss is not None
             alarms.append(_risen_sentence(step, usual, memory.lowest_loss))
         memory.last_losses = [*memory.last_losses, loss][-LEAST:]
-        half, untrained = statistics.median(memory.last_losses), max(memory.first_loss, self._guessing)
+        half, untrained = statistics.median(memory.last_losses), self._untrained
         is_lost = len(memory.last_losses) == LEAST and half > LOST_FACTOR * untrained
         if self._is_new("lost", is_lost):
             alarms.append(_lost_sentence(step, half, untrained))
@@ -213,27 +238,30 @@ class Stability:
         """What the loss usually is, its σ, and whether it has spiked."""
         memory, series = self._memory, self._memory.loss
         is_wake = "update_ratio" in memory.open_alarms or "grad_norm" in memory.open_alarms
-        memory.wake = [*memory.wake, loss][-max(WAKE_STEPS) :] if is_wake else []
+        if not is_wake:
+            memory.wake = []
         if not series.is_judged:
-            series.add(loss, math.inf)
+            series.add(loss)
             return loss, math.inf, False
         # The last steps alone: early on the loss falls fast.
         usual = statistics.fmean(series.recent[-LEAST:])
         floor = _floor(usual)
         sigma = max(series.spread(), floor)
         limit = usual + SIGMAS * sigma
+        if is_wake:
+            # Where odd batches are known, one must not lift the mean alone.
+            memory.wake = [*memory.wake, min(loss, limit) if series.odd_share else loss][-max(WAKE_STEPS) :]
         if loss > limit or not is_wake:
-            series.add(loss, limit)
+            series.add(loss, usual, limit)
         else:
             series.outside = []  # what follows an alarm is not what is usual, even inside the band
-        outside = series.outside
-        is_huge = len(outside) >= 2 and min(outside[-2:]) > usual + HUGE * (limit - usual)
+        is_huge = len(series.outside) >= 2 and min(series.outside[-2:]) > self._untrained
         is_raised = any(
             statistics.fmean(memory.wake[-steps:]) - usual > SIGMAS * max(sigma / math.sqrt(steps), floor)
             for steps in WAKE_STEPS
             if len(memory.wake) >= steps
         )
-        return usual, sigma, is_huge or is_raised or len(outside) >= SPIKE_STEPS
+        return usual, sigma, is_huge or is_raised or series.is_leaving(SPIKE_STEPS)
 
     def _has_loss_risen(self, usual: float, sigma: float) -> bool:
         """Whether the loss has crept up from its lowest, too slowly for any step to be outside the band."""
@@ -328,11 +356,11 @@ def _times_usual(series: Series, value: float, factor: float) -> float:
         return 0.0  # a learning rate of 0, or a batch without targets: no logarithm, and nothing to fear
     logarithm = math.log(value)
     if not series.is_judged:
-        series.add(logarithm, math.inf)
+        series.add(logarithm)
         return 0.0
     usual = statistics.fmean(series.recent)
     limit = usual + max(math.log(factor), SIGMAS * series.jitter())
-    series.add(logarithm, limit)
+    series.add(logarithm, usual, limit)
     return math.exp(logarithm - usual) if logarithm > limit else 0.0
 
 
@@ -361,18 +389,18 @@ def _update_sentence(step: int, times: float) -> str:
     )
 
 
-def _gradient_sentence(step: int, times: float) -> str:
+def _gradient_sentence(step: int, times: float, in_a_row: int) -> str:
     return (
-        f"step {step}: the gradient norm is {times:.0f} times that of the last {WINDOW} steps, for the second step in "
-        "a row; the model is being pushed hard, which often comes before the loss jumps; if it does, lower "
+        f"step {step}: the gradient norm is {times:.0f} times that of the last {WINDOW} steps, for {in_a_row} steps "
+        "in a row now; the model is being pushed hard, which often comes before the loss jumps; if it does, lower "
         "--learning_rate or --grad_clip, or look for broken text in the data"
     )
 
 
-def _loss_sentence(step: int, loss: float, usual: float, sigma: float) -> str:
+def _loss_sentence(step: int, loss: float, usual: float, sigma: float, in_a_row: int) -> str:
     return (
         f"step {step}: the loss is {loss:.2f} where {usual:.2f} is usual, {(loss - usual) / sigma:.0f} times its "
-        "ordinary deviation and for the second step in a row; the last updates have damaged the model, or the data "
+        f"ordinary deviation, for {in_a_row} steps in a row now; the last updates have damaged the model, or the data "
         "are of another kind; if it comes again, lower --learning_rate or look at the data"
     )
 
