@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 
 from model.device import Precision
-from model.errors import UserError
 from trainer.engine import Engine
 from trainer.parallel import Parallel
 from trainer.plan import Plan, setup_of
@@ -33,8 +32,6 @@ def forecast_of(stage: Stage, settings: Settings, plan: Plan, precision: Precisi
     Raises:
         UserError: more memory or disk than there is.
     """
-    if not stage.train_set.num_rows:
-        raise UserError(f"{stage.train_set.folder}: has no rows to train on")
     forecast = estimate(
         setup_of(stage, settings, plan.training, precision, parallel),
         settings.watch,

@@ -48,7 +48,7 @@ class Estimate:
     disk: int  # all that a new run of this kind leaves at most
     free_disk: int
     out_dir: str
-    seconds: float | None = None  # expected for the whole run
+    seconds: float | None = None  # expected for the whole run, where steps were measured
 
     @property
     def total_tokens(self) -> int | None:
@@ -68,7 +68,6 @@ def estimate(
     processes_here: int = 1,
     device_memory: Memory | None = None,
     free_disk: int | None = None,
-    seconds: float | None = None,
 ) -> Estimate:
     """Work out what a run needs.
 
@@ -83,7 +82,6 @@ def estimate(
         processes_here: processes of this machine, which share a CPU's memory.
         device_memory: default: what the device has.
         free_disk: default: what `out_dir`'s disk has.
-        seconds: of the whole run, from a measured step.
     """
     config, device = setup.config, setup.precision.device
     global_batch = micro_batch * accumulation_steps * setup.world_size
@@ -105,7 +103,6 @@ def estimate(
         disk=disk,
         free_disk=_free_disk(Path(out_dir)) if free_disk is None else free_disk,
         out_dir=str(out_dir),
-        seconds=seconds,
     )
 
 

@@ -47,7 +47,7 @@ def test_the_numbers_of_a_run(tmp_path):
 
 
 def test_the_first_lines(tmp_path):
-    lines = preflight.first_lines(estimate_of(tmp_path, seconds=8000.0))
+    lines = preflight.first_lines(replace(estimate_of(tmp_path), seconds=8000.0))
     assert len(lines) <= 6
     assert lines[0] == "model: 26.9 M parameters, 186 MFLOP a token"
     assert lines[1] == "a step: 8 rows (4 at a time × 2), about 4,000 tokens"
@@ -59,7 +59,7 @@ def test_the_first_lines(tmp_path):
 
 
 def test_the_table_of_a_dry_run(tmp_path):
-    table = preflight.as_table(estimate_of(tmp_path, setup_of(LMConfig.preset("moe")), seconds=7200.0), 1.5)
+    table = preflight.as_table(replace(estimate_of(tmp_path, setup_of(LMConfig.preset("moe"))), seconds=7200.0), 1.5)
     values = dict(table)
     assert len(values) == len(table)
     assert values["parameters"] == "113,402,368"
