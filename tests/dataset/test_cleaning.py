@@ -292,8 +292,11 @@ def test_no_text_makes_a_rule_slow(name: str) -> None:
     for bomb in [*BOMBS.split(), *BOMBS_WITH_SPACE, "we use cookies ", "© ", "var a = a ||"]:
         small, large = bomb * (100_000 // len(bomb)), bomb * (1_000_000 // len(bomb))
         least = min(seconds(partial(cleaner.clean_text, small)) for _ in range(2))
-        taken = seconds(partial(cleaner.clean_text, large))
-        assert taken < 30 * max(least, 0.003), f"{bomb!r}: {least:.3f} s, then {taken:.3f} s for ten times as much"
+        taken: list[float] = []
+        # Other work on the machine may slow one of them down.
+        while not taken or (len(taken) < 3 and taken[-1] >= 30 * max(least, 0.003)):
+            taken.append(seconds(partial(cleaner.clean_text, large)))
+        assert min(taken) < 30 * max(least, 0.003), f"{bomb!r}: {least:.3f} s, then {taken} s for ten times as much"
 
 
 # ---- conversations ----
