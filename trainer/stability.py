@@ -296,8 +296,9 @@ class Stability:
         memory = self._memory
         if suspects:
             memory.calm_steps = 0
-            if memory.first_suspect_step is None:
-                memory.first_suspect_step = min(suspects)
+            # The number that stays outside longest may be the last to be sure of it.
+            earlier = memory.first_suspect_step
+            memory.first_suspect_step = min(suspects) if earlier is None else min(earlier, *suspects)
             return
         memory.calm_steps += 1
         if memory.calm_steps >= CALM_STEPS:

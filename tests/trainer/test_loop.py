@@ -13,7 +13,7 @@ import torch
 
 from model.checkpoint import load_checkpoint
 from model.errors import RunFailed, UserError
-from trainer import loop
+from trainer import journal, loop
 from trainer.journal import Journal
 from trainer.metrics import read_metrics
 from trainer.state import SavedStep, load_newest
@@ -306,6 +306,15 @@ def test_a_run_of_minutes_keeps_its_length_after_a_rollback(start_run, tmp_path,
     assert start_run(max_minutes=1) == 0
     saved = load_newest(tmp_path / "pretrain_32" / "resume")
     assert (saved.state.rollbacks, saved.state.step, len(asked)) == (1, 31, 1)
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(60.0, 1), (-1.0, 4)])
+def test_curves_are_drawn_beside_the_saves_but_not_with_each(start_run, monkeypatch, seconds, drawn):
+    drawings = []
+    monkeypatch.setattr(journal, "SECONDS_BETWEEN_CURVES", seconds)
+    monkeypatch.setattr(journal, "draw_curves", lambda *args: drawings.append(args))
+    start_run(max_steps=6, save_interval=2, eval_interval=6)
+    assert len(drawings) == drawn
 
 
 def saved_steps_in_memory():

@@ -104,6 +104,19 @@ def test_what_chance_does_not_explain_keeps_steps_from_being_saved():
     assert [step for step in range(300) if not calm[step]] == list(range(121, 121 + CALM_STEPS))
 
 
+def test_an_episode_begins_with_the_first_of_its_signs():
+    """The gradient is sure at its second step; the loss, which left before, at its fourth: odd batches are known."""
+    rows = [(loss, 1.0, 0.01) for loss, _, _ in healthy_run(0)]
+    for step in range(40, 110, 10):
+        rows[step] = (rows[step][0] + 4, *rows[step][1:])
+    for step in range(119, 130):
+        rows[step] = (rows[step][0] + 4, 50.0 if step > 119 else 1.0, 0.01)
+    verdicts = watch(rows, Stability(guessing=math.log(6400)))
+    assert [verdicts[step].first_suspect_step for step in (120, 121, 122)] == [None, 119, 118]
+    spiked = next(step for step, verdict in enumerate(verdicts) if verdict.is_spike)
+    assert verdicts[spiked].first_suspect_step == 118
+
+
 def known_by_heart(seed: int, odd_share: float, steps: int = 1000) -> list[Row]:
     """A fine-tuning that knows its facts by heart; now and then comes a batch of what nobody can guess."""
     random = np.random.default_rng(seed)
