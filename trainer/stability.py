@@ -238,8 +238,6 @@ class Stability:
         """What the loss usually is, its σ, and whether it has spiked."""
         memory, series = self._memory, self._memory.loss
         is_wake = "update_ratio" in memory.open_alarms or "grad_norm" in memory.open_alarms
-        if not is_wake:
-            memory.wake = []
         if not series.is_judged:
             series.add(loss)
             return loss, math.inf, False
@@ -248,9 +246,9 @@ class Stability:
         floor = _floor(usual)
         sigma = max(series.spread(), floor)
         limit = usual + SIGMAS * sigma
-        if is_wake:
-            # Where odd batches are known, one must not lift the mean alone.
-            memory.wake = [*memory.wake, min(loss, limit) if series.odd_share else loss][-max(WAKE_STEPS) :]
+        # Where odd batches are known, one must not lift the mean alone.
+        counted = min(loss, limit) if series.odd_share else loss
+        memory.wake = [*memory.wake, counted][-max(WAKE_STEPS) :] if is_wake else []
         if loss > limit or not is_wake:
             series.add(loss, usual, limit)
         else:
