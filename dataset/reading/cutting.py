@@ -176,14 +176,13 @@ def _too_long(name: str, line: int, raw: bytes, limit: int) -> Reject:
 
 def _csv_values(text: io.TextIOBase, name: str, found: str, max_row_bytes: int) -> Iterator[tuple[int, Any, int]]:
     """The lines below a CSV or TSV header; a quoted field may hold line ends."""
-    csv.field_size_limit(max_row_bytes)
     lines = _Lines(text, max_row_bytes)
     reader = csv.reader(lines, delimiter="\t" if found == "tsv" else ",")
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
         try:
-            fields = next(reader)
+            fields = _next_fields(reader, max_row_bytes)
         except StopIteration:
             return
         except csv.Error as error:
@@ -210,6 +209,15 @@ def _csv_values(text: io.TextIOBase, name: str, found: str, max_row_bytes: int) 
         else:
             value = unless_bad_bytes(name, line, dict(zip(header, fields, strict=True)), joined)
             yield line, value, len(joined)
+
+
+def _next_fields(reader: Iterator[list[str]], max_row_bytes: int) -> list[str]:
+    """A row's fields. Python keeps one limit for the whole process, which gets its own back."""
+    before = csv.field_size_limit(max_row_bytes)
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(before)
 
 
 class _Lines:

@@ -74,6 +74,14 @@ def test_only_lines_that_are_too_long_are_left_out(tmp_path: Path, end: str, lon
     assert [row.reason for row in found if isinstance(row, Reject)] == (["too long"] if long + 2 > 50 else [])
 
 
+def test_the_process_keeps_its_own_limit(tmp_path: Path) -> None:
+    """Python has one for all its readers: `importlib.metadata`, say, reads tables too."""
+    (tmp_path / "data.csv").write_text("q,a\n1,2\n" + "x" * 60 + ",y\n3,4\n")
+    before = csv.field_size_limit()
+    rows = read_rows([tmp_path / "data.csv"], max_row_bytes=50)
+    assert [csv.field_size_limit() for _ in rows] == [before] * 3
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table"])
 def test_a_table_of_old_line_ends_is_seen_as_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes("question,answer\r问,答\r1,2\r".encode())
