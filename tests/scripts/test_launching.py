@@ -170,7 +170,8 @@ def test_torchrun_starts_a_dead_rank_again(launch, finish, repository, workspace
     wrapped = ["SIGKILL rank=1 step=7", str(repository / "1-pretrain.py"), *flags]
     finished = finish(launch(torchrun(2, "--max_restarts", "2"), "tests/accidents.py", *wrapped))
     assert finished.code == 0, finished.errors
-    assert "going on from step 6 of 12" in finished.errors
+    # Step 6 was being written while step 7 began: where the disk is slow, the newest whole one is step 3.
+    assert re.search("going on from step [36] of 12", finished.errors), finished.errors
     assert losses(workspace / "out", "two")
     assert finish(launch(torchrun(2), "1-pretrain.py", *flags, "--out_dir", "whole")).code == 0
     assert_same_weights(workspace / "out" / "two.pth", workspace / "whole" / "two.pth")

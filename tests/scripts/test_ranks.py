@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +98,8 @@ def test_killed_ranks_go_on_to_the_same_bits(start_ranks, workspace, undisturbed
     assert -signal.SIGKILL in [each.code for each in killed]
     main, _ = start_ranks(workspace).finished()
     assert main.code == 0, main.errors
-    assert "going on from step 6 of 12" in main.errors
+    # Step 6 was being written while steps 7 and 8 were made: where the disk is slow, the newest whole one is step 3.
+    assert re.search("going on from step [36] of 12", main.errors), main.errors
     assert_same_run(workspace / "new", undisturbed)
 
 
