@@ -76,9 +76,9 @@ def main() -> int:
     from evaluation.exams import exam_report, exam_table, read_questions, run_exam
     from inference.batch_file import answer_requests, read_requests, write_rows
     from inference.terminal import Terminal, read_lines
-    from model.checkpoint import load_model
     from model.device import choose_device, choose_precision
     from model.files import write_json
+    from model.loading import load_model
     from trainer.run_folder import only_checkpoint
 
     # Data first: a wrong line shows before a big model is loaded.

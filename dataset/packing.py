@@ -223,6 +223,7 @@ class PackedSet:
         self.mask = arrays.get("mask.npy")
         self.segments = arrays["segments.npy"]
         self.rows = arrays["rows.npy"]
+        self._attached: dict[str, tuple[Path, int, np.ndarray]] = {}
 
     @classmethod
     def open(cls, folder: str | Path, kind: str | None = None, verify: bool = False) -> "PackedSet":
@@ -252,9 +253,22 @@ class PackedSet:
             raise UserError(f"{folder}/tokens.npy: shape {packed.tokens.shape}, meta.json says {shape}; build it again")
         return packed
 
-    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+    def attach(self, name: str, path: Path, width: int) -> None:
+        """Let batches bring one more array: a number for each segment.
+
+        Args:
+            name: of the array, [batch, width], by the segment's number in its row; zeros where there is none.
+            path: an .npy file with as many numbers as the set has segments, in their order.
+            width: at least as many as any row has segments.
+        """
+        values = np.load(path, mmap_mode="r")
+        assert values.shape == self.segments.shape and width >= self.segments_per_row.max(initial=0)
+        self._attached[name] = (path, width, values)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         # A pickled memory map would carry all its data to a worker; the worker opens the same files instead.
-        return PackedSet.open, (self.folder, self.kind)
+        attached = [(name, path, width) for name, (path, width, _) in self._attached.items()]
+        return _open_again, (self.folder, self.kind, attached)
 
     def tokenizer_files(self) -> dict[str, str]:
         """The tokenizer that made the ids: file name → text."""
@@ -318,13 +332,25 @@ class PackedSet:
         else:
             targets = tokens[:, 1:].astype(np.int64)
             targets[segment_ids < 0] = IGNORED_TARGET
+        attached = {}
+        for name, (_, width, values) in self._attached.items():
+            attached[name] = np.zeros((batch, width), values.dtype)
+            attached[name][row_of, number] = np.asarray(values)[index["first_segment"][row_of] + number]
         return {
+            **attached,
             "input_ids": tokens[:, :-1].astype(np.int64),
             "targets": targets,
             "segment_ids": segment_ids,
             "position_ids": np.arange(batch * length).reshape(batch, length) - run_starts,
             "source_ids": spread(segments["source"], -1),
         }
+
+
+def _open_again(folder: Path, kind: str, attached: list[tuple[str, Path, int]]) -> PackedSet:
+    packed = PackedSet.open(folder, kind)
+    for each in attached:
+        packed.attach(*each)
+    return packed
 
 
 def _read_meta(folder: Path, kind: str | None) -> dict[str, Any]:

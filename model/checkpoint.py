@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import LMConfig
 from model.decoder import CausalLM
@@ -25,7 +25,6 @@ from model.files import atomic_path, canonical_json
 from model.tokenizer import ChatTokenizer
 
 FORMAT = 1
-_TIED_HEAD = "lm_head.weight"
 # What a file holds besides its format and its digest.
 _FIELDS: dict[str, type] = {
     "stage": str,
@@ -38,6 +37,7 @@ _FIELDS: dict[str, type] = {
     "metrics": dict,
     "lineage": dict,
 }
+_ADAPTER = {"lora": dict, "base_digest": str, "base_path": str}  # what "adapter" holds, in an adapter's file
 # A flipped byte in the pickled part can surface as almost any error; files of another kind do as well.
 _DAMAGE = (
     *(RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, LookupError, TypeError),
@@ -62,6 +62,9 @@ class Checkpoint:
     tokens: int = 0  # target tokens trained on in this stage
     metrics: dict[str, float] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    # Of an adapter: "lora" (a LoRAConfig's values), and its base's "base_digest" and "base_path". Its weights are the
+    # adapter's own, without the base's.
+    adapter: dict[str, Any] | None = None
     digest: str = ""  # set by saving and loading
 
     def tokenizer(self) -> ChatTokenizer:
@@ -75,22 +78,25 @@ class Checkpoint:
         return model
 
 
-def weights_of(model: CausalLM, copy: bool = False) -> dict[str, Tensor]:
-    """A model's weights by their own names, on the CPU; a tied head is stored once, as the embedding.
+def stored_parameters(model: CausalLM, only_trained: bool = False) -> dict[str, nn.Parameter]:
+    """A model's parameters by the names under which a file holds them: what is shared comes once, a tied head as the
+    embedding. With `only_trained` those that are not frozen: of a model with an adapter, the adapter's.
+    """
+    return {name: each for name, each in model.named_parameters() if each.requires_grad or not only_trained}
+
+
+def weights_of(model: CausalLM, copy: bool = False, only_trained: bool = False) -> dict[str, Tensor]:
+    """The values of `stored_parameters`, on the CPU.
 
     Those of a model on the CPU are its own memory, which training goes on changing, unless `copy` is asked for.
     """
-    state = {name: tensor.detach().to("cpu", copy=copy).contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_embeddings:
-        del state[_TIED_HEAD]
-    return state
+    stored = stored_parameters(model, only_trained)
+    return {name: each.detach().to("cpu", copy=copy).contiguous() for name, each in stored.items()}
 
 
-def load_weights(model: CausalLM, weights: Mapping[str, Tensor]) -> None:
+def load_weights(model: CausalLM, weights: Mapping[str, Tensor], only_trained: bool = False) -> None:
     """Copy `weights` into `model`; every name and shape must fit, or a UserError names those that do not."""
-    expected = dict(model.state_dict())
-    if model.config.tie_embeddings:
-        del expected[_TIED_HEAD]
+    expected = stored_parameters(model, only_trained)
     if missing := sorted(expected.keys() - weights.keys()):
         raise UserError(f"weights: lack {_first(missing)}; they belong to another architecture")
     if extra := sorted(weights.keys() - expected.keys()):
@@ -146,11 +152,14 @@ def write_tensors(path: str | Path, value: Any) -> str:
     return hashed.sha256.hexdigest()
 
 
-def read_tensors(path: str | Path) -> Any:
-    """The inverse, on the CPU; nothing in the file can execute. UserError when it cannot be read so."""
+def read_tensors(path: str | Path, mmap: bool = False) -> Any:
+    """The inverse, on the CPU; nothing in the file can execute. UserError when it cannot be read so.
+
+    With `mmap` tensors are read from the disk when they are looked at.
+    """
     with open(path, "rb") as file:  # outside the `try`: a file that may not be read is other trouble
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
         except _DAMAGE as error:
             reason = "cut short, altered, or another kind of file"
             raise UserError(f"{path}: not a readable checkpoint ({reason})") from error
@@ -178,18 +187,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: {error}") from error
 
 
-def load_model(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[CausalLM, ChatTokenizer, Checkpoint]:
-    """A model ready to generate, with its tokenizer, from a `.pth` alone."""
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.weights:
-        raise UserError(f"{path}: is an adapter without a model of its own; name a model's .pth")
-    try:
-        model = checkpoint.build_model()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return model.to(device=device, dtype=dtype).eval(), checkpoint.tokenizer(), checkpoint
+def read_digest(path: str | Path) -> str:
+    """The digest that a `.pth` says it has, without reading its weights; UserError when it is no such file."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    content = read_tensors(path, mmap=True)
+    digest = content.get("digest") if isinstance(content, dict) else None
+    if not isinstance(digest, str):
+        raise UserError(f"{path}: not a Seedling checkpoint")
+    return digest
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -211,9 +217,12 @@ def _matches(content: Mapping[str, Any], digest: Any) -> bool:
 
 def _is_well_formed(content: Mapping[str, Any]) -> bool:
     """Whether the fields are those of this format and the digest can be taken at all."""
-    if content.keys() - {"format"} != _FIELDS.keys():
+    if content.keys() - {"format", "adapter"} != _FIELDS.keys():
         return False
     if not all(isinstance(content[name], kind) for name, kind in _FIELDS.items()):
+        return False
+    adapter = content.get("adapter")
+    if adapter is not None and {name: type(value) for name, value in adapter.items()} != _ADAPTER:
         return False
     plain = {name: value for name, value in content.items() if name != "weights"}
     return _is_plain(plain) and all(
@@ -241,6 +250,7 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "tokens": checkpoint.tokens,
         "metrics": checkpoint.metrics,
         "lineage": checkpoint.lineage,
+        **({} if checkpoint.adapter is None else {"adapter": checkpoint.adapter}),
     }
     # Through JSON and back: a subclass of str (torch.__version__ is one) would not load with
     # weights_only=True.

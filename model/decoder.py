@@ -7,7 +7,7 @@ One `forward` serves training, prefill and decoding.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -222,6 +222,7 @@ class CausalLM(nn.Module):
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
         self.config = config
+        self.adapter: Any = None  # the LoRAConfig of the adapter that is on it (model/lora.py)
         self.model = Decoder(config)
         self.lm_head = LMHead(config.dim, config.vocab_size)
         if config.tie_embeddings:

@@ -23,8 +23,12 @@ class LMHead(nn.Module):
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """Logits [..., vocab_size], in at least float32."""
-        logits = nn.functional.linear(hidden_states, self.weight)
+        logits = self.product(hidden_states)
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def product(self, hidden_states: Tensor) -> Tensor:
+        """The same in the dtype of the product."""
+        return nn.functional.linear(hidden_states, self.weight)
 
     def forward(self, hidden_states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Per-token losses.

@@ -32,8 +32,12 @@ class Experts(nn.Module):
 
     def forward(self, tokens: Tensor, num_tokens: Tensor) -> Tensor:
         """Apply expert e to its block of `tokens` [total, dim], sorted by expert; `num_tokens` [experts]."""
-        gate, up = grouped_linear(tokens, self.gate_up_proj, num_tokens).chunk(2, dim=-1)
-        return grouped_linear(nn.functional.silu(gate) * up, self.down_proj, num_tokens)
+        gate, up = self.product("gate_up_proj", tokens, num_tokens).chunk(2, dim=-1)
+        return self.product("down_proj", nn.functional.silu(gate) * up, num_tokens)
+
+    def product(self, name: str, tokens: Tensor, num_tokens: Tensor) -> Tensor:
+        """`tokens` [total, in], sorted by expert, times each expert's own matrix of the stack of that name."""
+        return grouped_linear(tokens, getattr(self, name), num_tokens)
 
 
 class MoEFeedForward(nn.Module):

@@ -21,7 +21,8 @@ from trainer.settings import TrainSettings
 if TYPE_CHECKING:
     from trainer.parallel import Parallel
 
-# "weights" and "optimizer" (both by parameter name, whole tensors) and "scaler": what a restart needs.
+# "weights" and "optimizer" (both by parameter name, whole tensors; frozen ones come again from their origin) and
+# "scaler": what a restart needs.
 Tensors = dict[str, Any]
 
 
@@ -94,7 +95,7 @@ class Engine:
         if not self.parallel.is_main:
             return None
         return {
-            "weights": weights_of(self.model, copy=True),
+            "weights": weights_of(self.model, copy=True, only_trained=True),
             "optimizer": state_by_name(self.model, self._optimizers),
             "scaler": self._scaler.state_dict(),
         }
@@ -106,7 +107,7 @@ class Engine:
             UserError: they belong to another architecture or optimizer.
         """
         tensors = self.parallel.broadcast_tensors(tensors)
-        load_weights(self.model, tensors["weights"])
+        load_weights(self.model, tensors["weights"], only_trained=True)
         try:
             restore_state(self.model, self._optimizers, tensors["optimizer"])
         except KeyError as error:

@@ -24,6 +24,7 @@ from trainer.report import (
     data_table,
     event_table,
     expert_table,
+    measure_table,
     mixture_table,
     source_table,
     throughput_table,
@@ -193,7 +194,9 @@ class Journal:
         """A validation."""
         self._write("validation", step, found.values())
         if step:
-            self.say(f"step {step}: validation loss {found.loss:.4f}")
+            accuracy = found.measured.get("accuracy")
+            right = "" if accuracy is None else f", {accuracy:.1%} of the pairs in the right order"
+            self.say(f"step {step}: validation loss {found.loss:.4f}{right}")
 
     def sample(self, engine: Engine, step: int) -> None:
         """Let the model speak."""
@@ -278,14 +281,16 @@ class Journal:
             "threads": torch.get_num_threads(),
         }
         metrics_path, order = self._folder.metrics_path, self._plan.loader.order
-        by_source = source_table(metrics_path)
-        if by_source is not None:
-            print(by_source.as_text())
+        by_source, measured = source_table(metrics_path), measure_table(metrics_path)
+        for table in (by_source, measured):
+            if table is not None:
+                print(table.as_text())
         tables = [
             data_table({"training": self._stage.train_set, "validation": self._stage.val_set}),
             mixture_table(order, state.step) if isinstance(order, MixedOrder) else None,
             throughput_table(metrics_path, self._cost(state.seconds)),
             by_source,
+            measured,
             expert_table(self._expert_load) if self._expert_load else None,
             event_table(metrics_path),
         ]

@@ -17,13 +17,14 @@ def identity_of_run(
     stage: Stage, settings: Settings, schedule: Schedule, precision: Precision, length: str, global_batch: int
 ) -> dict[str, Any]:
     """Everything that makes this run this run. Device, workers, intervals and the batch's split may change freely."""
-    training = settings.training
+    training, adapter = settings.training, stage.origin.model.adapter
     identity = {
         "stage": stage.name,
         "data_path": stage.train_set.fingerprint,
         "tokenizer": stage.train_set.vocabulary_hash,
         "init_from": stage.origin.digest,
         **{f"architecture.{name}": value for name, value in stage.origin.model.config.to_dict().items()},
+        **({} if adapter is None else {"adapter": adapter.to_dict()}),
         "objective": f"{stage.objective!r}",
         "optimizer": training.optimizer,
         "learning_rate": schedule.peak,
@@ -67,7 +68,16 @@ def checkpoint_of(stage: Stage, saved: SavedStep, lineage: dict[str, Any]) -> Ch
         tokens=saved.state.tokens,
         metrics={f"validation_loss_{name}": value for name, value in saved.state.validation_losses.items()},
         lineage=lineage,
+        adapter=_adapter_of(stage),
     )
+
+
+def _adapter_of(stage: Stage) -> dict[str, Any] | None:
+    """What an adapter's file says of it and its base."""
+    origin = stage.origin
+    if origin.model.adapter is None:
+        return None
+    return {"lora": origin.model.adapter.to_dict(), "base_digest": origin.digest, "base_path": f"{origin.parent_path}"}
 
 
 def data_lineage(train_set: AnySet) -> dict[str, Any]:

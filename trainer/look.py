@@ -1,6 +1,7 @@
 """What is looked at beside the updates: validation, samples, losses by source, and the inside of the model."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,7 +73,10 @@ def _validate(run: Run) -> Validation | None:
         run.stopped_by,
     )
     if found is not None:
-        run.journal.validated(run.state.step, found)
+        more, alarms = run.stage.probe(engine) if run.stage.probe is not None else ({}, [])
+        run.journal.validated(run.state.step, replace(found, measured={**found.measured, **more}))
+        for alarm in alarms:
+            run.journal.alarm(run.state.step, alarm)
     return found
 
 

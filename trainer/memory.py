@@ -37,6 +37,8 @@ class Setup:
         world_size: processes that train together.
         zero_stage: of DeepSpeed, 1 to 3; 0 without it.
         offload: the optimizer's state is in the CPU's memory.
+        adapter_parameters: of an adapter, which is trained alone; None when the whole model is.
+        reference_parameters: of a second, frozen model that is held beside (preference training).
     """
 
     config: LMConfig
@@ -48,11 +50,24 @@ class Setup:
     world_size: int = 1
     zero_stage: int = 0
     offload: bool = False
+    adapter_parameters: int | None = None  # when only these are trained, beside a frozen model
+    reference_parameters: int = 0
+
+    @property
+    def held_parameters(self) -> int:
+        """Parameters in memory."""
+        return self.config.num_parameters() + (self.adapter_parameters or 0) + self.reference_parameters
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters with a gradient."""
+        return self.config.num_parameters() if self.adapter_parameters is None else self.adapter_parameters
 
     @property
     def uses_muon(self) -> bool:
-        """Whether the layers' matrices are Muon's: by default they are, except under DeepSpeed."""
-        return self.training.optimizer == "muon" or (self.training.optimizer == "auto" and not self.zero_stage)
+        """Whether the layers' matrices are Muon's: by default they are, except under DeepSpeed and of an adapter."""
+        by_default = self.training.optimizer == "auto" and not self.zero_stage
+        return self.adapter_parameters is None and (by_default or self.training.optimizer == "muon")
 
     @property
     def wide_bytes(self) -> int:
@@ -110,14 +125,14 @@ class RunMemory:
 def memory_of_run(setup: Setup, micro_batch: int, accumulation_steps: int = 1) -> RunMemory:
     """Memory of a process that trains on `micro_batch` rows at a time."""
     device_type = setup.precision.device.type
-    weights = setup.config.num_parameters() * setup.wide_bytes
+    weights, trained = setup.held_parameters * setup.wide_bytes, setup.trained_parameters * setup.wide_bytes
     optimizer, saved_optimizer = _optimizer_state(setup), optimizer_state_bytes(setup)
-    saving = weights + saved_optimizer  # whole tensors, of which only the main process makes a copy
+    saving = trained + saved_optimizer  # whole tensors, of which only the main process makes a copy
     stage, world_size, on_cpu = setup.zero_stage, setup.world_size, device_type == "cpu"
     offloaded = 0 if on_cpu or not setup.offload else optimizer
     memory = RunMemory(
         weights=weights // (world_size if stage >= 3 else 1),
-        gradients=weights // (world_size if stage >= 2 else 1),
+        gradients=trained // (world_size if stage >= 2 else 1),
         optimizer=optimizer - offloaded,
         activations=_activations(setup, micro_batch),
         logits=max(_logits(setup, micro_batch), _layer_backward(setup, micro_batch)),
@@ -137,7 +152,7 @@ def memory_of_run(setup: Setup, micro_batch: int, accumulation_steps: int = 1) -
 def optimizer_state_bytes(setup: Setup) -> int:
     """The optimizer's state as it is saved: two moments a parameter (AdamW), one for Muon's matrices."""
     muon = muon_parameters(setup.config) if setup.uses_muon else 0
-    return (2 * setup.config.num_parameters() - muon) * setup.wide_bytes
+    return (2 * setup.trained_parameters - muon) * setup.wide_bytes
 
 
 def _optimizer_state(setup: Setup) -> int:
@@ -145,7 +160,7 @@ def _optimizer_state(setup: Setup) -> int:
     if not setup.zero_stage:
         return optimizer_state_bytes(setup)
     # DeepSpeed's optimizer also has its own flat copy of the weights that this rank updates.
-    own_weights = setup.config.num_parameters() * 4
+    own_weights = setup.trained_parameters * 4
     return (optimizer_state_bytes(setup) + own_weights) // setup.world_size
 
 

@@ -95,8 +95,9 @@ def _with_optimizer(training: TrainSettings, stage: Stage, parallel: Parallel) -
             "choose adamw, or start with torchrun"
         )
     if optimizer == "auto":
-        optimizer = "adamw" if parallel.zero is not None else "muon"
-        if parallel.zero is not None:
+        is_adapter = stage.origin.model.adapter is not None  # thin matrices: there is nothing to make orthogonal
+        optimizer = "adamw" if parallel.zero is not None or is_adapter else "muon"
+        if parallel.zero is not None and not is_adapter:
             parallel.say("optimizer: AdamW, because weights lie in pieces under DeepSpeed, which Muon cannot use")
     rate = training.learning_rate
     if rate is None and saved is not None:
@@ -135,6 +136,8 @@ def setup_of(
         world_size=parallel.world_size,
         zero_stage=zero_stage,
         offload=offload,
+        adapter_parameters=stage.adapter_parameters,
+        reference_parameters=stage.reference_parameters,
     )
 
 

@@ -115,7 +115,7 @@ def memory_for_each(device: torch.device, processes_here: int) -> Memory:
 
 def disk_needed(setup: Setup, watch: WatchSettings, total_steps: int | None) -> tuple[int, int]:
     """Bytes that one save writes (a saved step and the .pth), and that the whole run leaves at most."""
-    weights = setup.config.num_parameters() * setup.wide_bytes
+    weights = setup.trained_parameters * setup.wide_bytes
     step = weights + optimizer_state_bytes(setup)
     kept = max(watch.save_total_limit, 2) + 1  # and the best one; the last two in calm are the way back from a spike
     if not watch.save_total_limit:

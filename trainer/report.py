@@ -14,6 +14,7 @@ from model.files import write_text
 from trainer.metrics import read_metrics
 
 PRINTED_ROWS = 16
+_LOSSES = ("kind", "step", "loss", "bits_per_byte", "loss_by_source", "bits_per_byte_by_source")  # of a validation
 LISTED_EVENTS = 100  # of a run that has more, the last ones
 
 
@@ -99,6 +100,16 @@ def source_table(metrics_path: Path) -> Table | None:
     # A run may go on with another validation set: its sources have no "before".
     lines = [[name, *(_decimals(column.get(name)) for column in columns)] for name in columns[1]]
     return Table("validation loss by source", header, lines)
+
+
+def measure_table(metrics_path: Path) -> Table | None:
+    """What validation measures besides the loss, before and after; None where that is nothing."""
+    rows = [row for row in read_metrics(metrics_path) if row["kind"] == "validation"]
+    names = [name for name in (rows[-1] if rows else {}) if name not in _LOSSES]
+    if not names:
+        return None
+    lines = [[name.replace("_", " "), *(_decimals(row.get(name)) for row in (rows[0], rows[-1]))] for name in names]
+    return Table("on held-out pairs", ["", " before", " after"], lines)
 
 
 def _decimals(value: float | None) -> str:

@@ -252,6 +252,22 @@ class TrainSettings:
 
 
 @dataclass
+class LoRASettings:
+    """An adapter instead of all weights (model/lora.py)."""
+
+    _argument_group_name = "adapter"
+
+    lora_rank: int = flag(8, "rank of the thin matrices")
+    lora_alpha: float = flag(16.0, "what they add is scaled by alpha / rank")
+    lora_dropout: float = flag(0.0, "share of what they read that is dropped in training")
+    lora_targets: list[str] | None = flag(
+        None, "linear layers by name (q_proj,v_proj; experts; lm_head); default those of attention and feed-forward"
+    )
+    use_rslora: bool = flag(False, "scale by alpha / √rank: a larger rank does not learn more slowly")
+    use_dora: bool = flag(False, "learn the lengths of the weights' rows apart from their directions")
+
+
+@dataclass
 class RunSettings:
     """Where the run writes, what it starts from, and how often it says and saves something."""
 

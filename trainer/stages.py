@@ -1,10 +1,11 @@
 """What every training script puts together, in the same order: device, data, parent, stage."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,16 +13,18 @@ import torch
 from dataset.mixed_set import AnySet, JoinedSets, open_mixture
 from dataset.mixture import Mixture, find_set, read_data_path
 from dataset.packing import PackedSet
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint
 from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import Precision, choose_device, choose_precision
 from model.errors import UserError
+from model.loading import load_whole, new_token_ids, widened
+from model.lora import LoRAConfig, adapter_parameters, attach_lora, default_targets
 from model.tokenizer import ChatTokenizer
 from trainer.objectives import Objective
 from trainer.parallel import Parallel
 from trainer.run_folder import only_checkpoint
-from trainer.settings import DataSettings, DeviceSettings, RunSettings
+from trainer.settings import DataSettings, DeviceSettings, LoRASettings, RunSettings
 from trainer.state import SavedStep, load_step
 from trainer.token_bytes import token_byte_lengths
 
@@ -35,6 +38,7 @@ class Origin:
     name: str = "new"  # for people
     parent: Checkpoint | None = None
     parent_path: Path | None = None
+    new_token_ids: tuple[int, ...] = ()  # that the set's tokenizer has and the parent's had not
     saved_step: SavedStep | None = None  # its weights and optimizer state are put in place by the loop
 
     @property
@@ -43,6 +47,10 @@ class Origin:
         if self.saved_step is not None:
             return self.saved_step.digest
         return self.parent.digest if self.parent else None
+
+    def tokenizer(self) -> ChatTokenizer:
+        """What its model reads and writes with."""
+        return ChatTokenizer.from_files(self.tokenizer_files)
 
     def lineage(self) -> dict[str, Any] | None:
         """What the new model remembers of it."""
@@ -54,6 +62,18 @@ class Origin:
         return {"digest": self.parent.digest, "stage": self.parent.stage, **self.parent.lineage}
 
 
+class Sized(Protocol):
+    """Something that holds parameters."""
+
+    @property
+    def num_parameters(self) -> int:
+        """How many."""
+
+
+# Given the engine, what is measured by name, and alarms; every rank calls it, the main process's answer counts.
+Probe = Callable[[Any], tuple[dict[str, float], list[str]]]
+
+
 @dataclass
 class Stage:
     """What one stage trains, put together by its script."""
@@ -63,11 +83,25 @@ class Stage:
     objective: Objective
     train_set: AnySet
     val_set: AnySet | None
+    variant: str = ""  # tells runs of this stage apart by name: an adapter's
+    reference: Sized | None = None  # a frozen model that the objective holds beside
+    probe: Probe | None = None  # what is measured at each validation, besides the objective's terms
+
+    @property
+    def reference_parameters(self) -> int:
+        """How many parameters are held besides the model's own."""
+        return 0 if self.reference is None else self.reference.num_parameters
+
+    @cached_property
+    def adapter_parameters(self) -> int | None:
+        """How many parameters the adapter has; None where the whole model is trained."""
+        model = self.origin.model
+        return None if model.adapter is None else sum(each.numel() for _, each in adapter_parameters(model))
 
     @cached_property
     def tokenizer(self) -> ChatTokenizer:
         """What the model reads and writes with."""
-        return ChatTokenizer.from_files(self.origin.tokenizer_files)
+        return self.origin.tokenizer()
 
     @cached_property
     def token_bytes(self) -> np.ndarray | None:
@@ -76,9 +110,10 @@ class Stage:
 
     @property
     def default_run_name(self) -> str:
-        """`<stage>_<dim>`, with `_moe` for a mixture of experts."""
+        """`<stage>_<dim>`, an adapter's `<stage>_<name>_<dim>`, with `_moe` for a mixture of experts."""
         config = self.origin.model.config
-        return f"{self.name}_{config.dim}{'_moe' if config.use_moe else ''}"
+        parts = [self.name, self.variant, str(config.dim), "moe" if config.use_moe else ""]
+        return "_".join(filter(None, parts))
 
 
 def prepare_device(settings: DeviceSettings, seed: int) -> Precision:
@@ -158,24 +193,46 @@ def open_origin(run: RunSettings, train_set: AnySet, *stages: str) -> Origin:
             path = only_checkpoint(run.out_dir, *stages)
         except UserError as error:
             raise UserError(f"--init_from: {error}") from error
-    parent = load_checkpoint(path)
-    check_tokenizer(parent, path, train_set)
-    return Origin(parent.build_model(), parent.tokenizer_files, f"{path}", parent, path)
+    parent = load_whole(path)
+    tokenizer = ChatTokenizer.from_files(train_set.tokenizer_files())
+    check_tokenizer(parent, path, train_set, tokenizer)
+    whole = widened(parent, tokenizer)
+    model, new = whole.build_model(), new_token_ids(parent, tokenizer)
+    parent.weights = {}  # the model has them
+    # The set's tokenizer may know more tokens, or bring the chat template to a model that has used none yet.
+    is_same = not new and (train_set.kind == "pretrain" or train_set.template_hash == parent.tokenizer().template_hash)
+    return Origin(model, parent.tokenizer_files if is_same else tokenizer.files, f"{path}", parent, path, new)
 
 
-def check_tokenizer(parent: Checkpoint, parent_path: Path, packed: AnySet) -> None:
-    """A set's token ids mean something only to a model that was trained with the same tokenizer."""
-    tokenizer = parent.tokenizer()
-    if packed.vocabulary_hash != tokenizer.vocabulary_hash:
+def add_adapter(origin: Origin, settings: LoRASettings, seed: int) -> None:
+    """Freeze the origin's model and put a new adapter on it, which trains the rows of new tokens too."""
+    if origin.saved_step is not None:
         raise UserError(
-            f"{packed.folder}: was made with another tokenizer than {parent_path}; "
-            f"pack it again with: python data_process.py {packed.kind} --tokenizer {parent_path} …"
+            "--anneal_from: an adapter needs a base that has a name and a hash; pass its .pth to --init_from"
         )
-    if packed.kind != "pretrain" and packed.template_hash != tokenizer.template_hash:
-        raise UserError(
-            f"{packed.folder}: was made with another chat template than {parent_path}'s; "
-            f"pack it again with: python data_process.py {packed.kind} --tokenizer {parent_path} …"
-        )
+    words = settings.lora_targets or []
+    config = LoRAConfig(
+        targets=tuple(name for word in words for name in word.split(",") if name) or default_targets(origin.model),
+        rank=settings.lora_rank,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        token_ids=origin.new_token_ids,
+    )
+    attach_lora(origin.model, config, seed)
+
+
+def check_tokenizer(parent: Checkpoint, parent_path: Path, packed: AnySet, tokenizer: ChatTokenizer) -> None:
+    """A set's token ids mean something only to a model that was trained with the same tokenizer, or with the beginning
+    of it; and a model that has learned to chat goes on in the chat template it knows."""
+    known = parent.tokenizer()
+    again = f"pack it again with: python data_process.py {packed.kind} --tokenizer {parent_path} …"
+    if not tokenizer.extends(known):
+        raise UserError(f"{packed.folder}: was made with another tokenizer than {parent_path}; {again}")
+    is_new_to_chats = parent.stage in ("pretrain", "imported") or tokenizer.vocab_size > known.vocab_size
+    if packed.kind != "pretrain" and packed.template_hash != known.template_hash and not is_new_to_chats:
+        raise UserError(f"{packed.folder}: was made with another chat template than {parent_path}'s; {again}")
     _check_length(packed, parent.config, f"{parent_path}")
 
 

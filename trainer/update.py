@@ -61,7 +61,8 @@ def make_update(
             with engine.autocast():
                 terms = objective(engine.forward, batch)
             # Divided by what the whole global batch counts, not by this part of it: the parts may differ.
-            engine.backward(torch.stack([term.weight * term.total / units[term.unit] for term in terms.values()]).sum())
+            parts = [each.weight * each.total / units[each.unit] for each in terms.values() if each.weight]
+            engine.backward(torch.stack(parts).sum())
         for name, term in terms.items():
             mean = term.total.detach() / units[term.unit]
             totals[name] = totals[name] + mean if name in totals else mean

@@ -67,6 +67,7 @@ class Validation:
     by_source: dict[str, float] = field(default_factory=dict)  # the same; empty where all is of one source
     bits_per_byte: float | None = None  # of the targets' text, special tokens apart; None where that is not known
     bits_per_byte_by_source: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)  # means of the terms that are only reported
 
     def values(self) -> dict[str, Any]:
         """As a row of metrics.jsonl: without what is not known."""
@@ -76,7 +77,7 @@ class Validation:
             "loss_by_source": self.by_source,
             "bits_per_byte_by_source": self.bits_per_byte_by_source,
         }
-        return {name: value for name, value in row.items() if value not in (None, {})}
+        return {name: value for name, value in row.items() if value not in (None, {})} | self.measured
 
 
 @torch.no_grad()
@@ -110,8 +111,8 @@ def validate(
     parallel = parallel or Parallel()
     was_training = model.training
     model.eval()
-    total = torch.zeros((), device=device, dtype=sum_dtype(device))
-    unit: Unit = "tokens"
+    totals: dict[str, Tensor] = {}  # of what is minimised, and of the terms that are only reported
+    units: dict[str, Unit] = {}
     lengths = None if token_bytes is None else torch.from_numpy(token_bytes).to(device)
     by_source = SourceLosses(packed.sources, device, lengths)
     starts = range(0, packed.num_rows, batch_size)
@@ -125,15 +126,19 @@ def validate(
         start = starts[number] if number < len(starts) else 0
         batch = _batch(packed, start, batch_size, device)
         with autocast():
-            term = objective(forward, batch)["loss"]
-        unit = term.unit
-        if number < len(starts):
-            total += term.total
-            if term.token_losses is not None:
-                by_source.add(batch, term.token_losses)
+            terms = objective(forward, batch)
+        for name, term in terms.items():
+            if name == "loss" or not term.weight:
+                units[name] = term.unit
+                totals.setdefault(name, torch.zeros((), device=device, dtype=sum_dtype(device)))
+                totals[name] += term.total if number < len(starts) else 0
+        token_losses = terms["loss"].token_losses
+        if number < len(starts) and token_losses is not None:
+            by_source.add(batch, token_losses)
     model.train(was_training)
-    mean = parallel.sum(total).item() / max(_count(packed, unit), 1)
-    return _summary(mean, unit, packed.sources, by_source.summed(parallel))
+    sums = dict(zip(totals, parallel.sum(torch.stack(list(totals.values()))).tolist(), strict=True))
+    means = {name: total / max(_count(packed, units[name]), 1) for name, total in sums.items()}
+    return _summary(means, units["loss"], packed.sources, by_source.summed(parallel))
 
 
 def _batch(packed: AnySet, start: int, batch_size: int, device: torch.device) -> dict[str, Tensor]:
@@ -149,14 +154,16 @@ def _count(packed: AnySet, unit: Unit) -> int:
     return segments if unit == "segments" else segments // 2
 
 
-def _summary(mean: float, unit: Unit, sources: Sequence[str], sums: list[list[float]]) -> Validation:
+def _summary(means: dict[str, float], unit: Unit, sources: Sequence[str], sums: list[list[float]]) -> Validation:
+    measured = {name: mean for name, mean in means.items() if name != "loss"}
+    mean = means["loss"]
     if unit != "tokens":
-        return Validation(mean)
+        return Validation(mean, measured=measured)
     losses, targets, num_bytes = sums
     has_bytes = sum(num_bytes) > 0
     bits_per_byte = sum(losses) / math.log(2) / sum(num_bytes) if has_bytes else None
     if len(sources) < 2:
-        return Validation(mean, {}, bits_per_byte)
+        return Validation(mean, {}, bits_per_byte, measured=measured)
     by_source = {name: losses[i] / targets[i] for i, name in enumerate(sources) if targets[i]}
     of_bytes = {name: losses[i] / math.log(2) / num_bytes[i] for i, name in enumerate(sources) if num_bytes[i]}
-    return Validation(mean, by_source, bits_per_byte, of_bytes)
+    return Validation(mean, by_source, bits_per_byte, of_bytes, measured)

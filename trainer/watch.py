@@ -91,7 +91,7 @@ def measure_layers(
     def see_attention(attention: nn.Module, args: Any, keywords: Any) -> None:
         largest.append(_largest_logit(cast(Attention, attention), is_real, *args, **keywords))
 
-    with _evaluating(model), _eagerly(), autocast or nullcontext(), _hooked(model, see_layer, see_attention):
+    with evaluating(model), _eagerly(), autocast or nullcontext(), _hooked(model, see_layer, see_attention):
         # Not model(…): what has been compiled as a whole would not see the hooks.
         model.forward(
             batch["input_ids"],
@@ -147,7 +147,7 @@ def _hooked(model: CausalLM, see_layer: Callable[..., None], see_attention: Call
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each module is in the mode it was in, which need not be the same for all."""
     modes = [(module, module.training) for module in model.modules()]
     try:

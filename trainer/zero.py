@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import load_weights
+from model.checkpoint import load_weights, stored_parameters
 from model.decoder import CausalLM
 from model.device import Precision
 from model.errors import RunFailed, UserError
 from model.files import read_json
+from model.lora import attach_lora
 from trainer.engine import Engine, Tensors
 from trainer.optimizer import build_optimizers, set_learning_rate
 from trainer.settings import TrainSettings
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 BUNDLED = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 _FOLDER = Path(__file__).parent / "deepspeed"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_TIED_HEAD = "lm_head.weight"
 
 # What a DeepSpeed file may say too, and the flag that says it here. Two answers to one question are a mistake.
 _OUR_FLAGS = {
@@ -315,18 +315,16 @@ class ZeroEngine(Engine):
 
     def tensors(self) -> Tensors | None:
         """A copy in CPU memory of all that a restart needs, on the main process; None on the others."""
-        weights = self.whole_weights()
+        weights = self.whole_weights(only_trained=True)
         optimizer = {name: self._whole_state(parameter) for name, parameter in self._trained()}
         if weights is None:
             return None
         return {"weights": weights, "optimizer": optimizer, "scaler": {}}
 
-    def whole_weights(self) -> dict[str, Tensor] | None:
+    def whole_weights(self, only_trained: bool = False) -> dict[str, Tensor] | None:
         """The weights alone, in CPU memory, on the main process; None on the others."""
         weights = {}
-        for name, tensor in self.model.state_dict(keep_vars=True).items():
-            if name == _TIED_HEAD and self.model.config.tie_embeddings:
-                continue
+        for name, tensor in stored_parameters(self.model, only_trained).items():
             # One at a time: no rank holds all of them, except in the main process's CPU memory. In stages 1 and 2,
             # where every rank has the weights, this does nothing.
             with self._deepspeed.zero.GatheredParameters([tensor]):
@@ -346,6 +344,8 @@ class ZeroEngine(Engine):
             yield None
             return
         model = CausalLM(self.model.config)
+        if self.model.adapter is not None:
+            attach_lora(model, self.model.adapter)
         load_weights(model, weights)
         yield model.to(self._zero.device)
 
@@ -372,8 +372,8 @@ class ZeroEngine(Engine):
         self.drop_gradients()
         tensors = self.parallel.broadcast_tensors(tensors)
         _check_state(tensors["optimizer"], {name for name, _ in self._trained()})
-        with self._deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):
-            load_weights(self.model, tensors["weights"])
+        with self._deepspeed.zero.GatheredParameters([each for _, each in self._trained()], modifier_rank=0):
+            load_weights(self.model, tensors["weights"], only_trained=True)
         for name, parameter in self._trained():
             weight = tensors["weights"][name]
             _put(parameter, weight, None)

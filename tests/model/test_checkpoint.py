@@ -15,7 +15,6 @@ from model import checkpoint as checkpoint_module
 from model.checkpoint import (
     Checkpoint,
     load_checkpoint,
-    load_model,
     load_weights,
     save_checkpoint,
     weights_of,
@@ -23,6 +22,7 @@ from model.checkpoint import (
 from model.config import LMConfig
 from model.decoder import CausalLM
 from model.errors import UserError
+from model.loading import load_model
 
 CONFIG = LMConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=500, hidden_dim=8, max_seq_len=32)
 FILES = {"tokenizer.json": "{}", "tokenizer_config.json": "{}", "chat_template.jinja": "{{ 小苗 }}\n"}
@@ -150,11 +150,6 @@ class TestLoadModel:
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
         assert model.model.rotary.frequencies.dtype == torch.float32
         assert model.lm_head.weight is model.model.embed_tokens.weight
-
-    def test_an_adapter_alone_is_no_model(self, tmp_path):
-        save_checkpoint(tmp_path / "lora.pth", make_checkpoint(weights={}, stage="lora"))
-        with pytest.raises(UserError, match=r"lora\.pth: is an adapter"):
-            load_model(tmp_path / "lora.pth")
 
     @pytest.mark.parametrize(
         ("changes", "words"),

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, load_model, save_checkpoint, weights_of
+from model.checkpoint import Checkpoint, save_checkpoint, weights_of
 from model.errors import run_script
+from model.loading import load_model
 from tests.tiny_model import save_tiny_checkpoint, tiny_model, tiny_tokenizer
 
 QUESTION = {

@@ -1,0 +1,140 @@
+"""The reference of preference training: how probable the model that a run starts from finds each answer.
+
+It never changes, so it is asked once. Its numbers lie beside the packed set, named after all that decides them, and the
+next run from the same model reads them: no second model is in memory, and no step waits for it.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataset.mixed_set import AnySet, JoinedSets
+from dataset.packing import PackedSet
+from model.decoder import CausalLM
+from model.device import Precision
+from model.errors import UserError
+from model.files import atomic_path, canonical_json, read_json, sha256_of_file, sha256_of_text, write_json
+from trainer.objectives import Answers, Batch, answers_of, preference_forward
+from trainer.parallel import Parallel
+from trainer.stages import Origin
+
+NAME = "reference_logps"  # of the array in a batch
+DEFAULT_ROWS = 4  # of a forward pass, where --batch_size is auto
+
+
+class LiveReference:
+    """A frozen copy of a model that answers for each batch anew: twice the memory, a third more time."""
+
+    def __init__(self, model: CausalLM, precision: Precision) -> None:
+        self.model = copy.deepcopy(model).to(device=precision.device, dtype=precision.weights)
+        self.model.eval().requires_grad_(False)
+        self._precision = precision
+
+    @property
+    def num_parameters(self) -> int:
+        """What it holds in memory."""
+        return sum(each.numel() for each in self.model.parameters())
+
+    def __call__(self, batch: Batch) -> Answers:
+        """log π_ref of the answers of a batch."""
+        return _answers(self.model, batch, self._precision)
+
+
+@torch.no_grad()
+def _answers(model: CausalLM, batch: Batch, precision: Precision) -> Answers:
+    with precision.autocast():
+        output = preference_forward(model, batch)
+    assert output.token_losses is not None
+    return answers_of(output.token_losses, batch)
+
+
+def attach_reference(
+    sets: Sequence[AnySet | None], origin: Origin, precision: Precision, parallel: Parallel, batch_size: int
+) -> None:
+    """Let the batches of preference sets bring `reference_logps` [batch, segments]; asks the model where no earlier run
+    has. Every rank calls it, and each takes its share.
+
+    Args:
+        sets: for training and for validation.
+        origin: what the run starts from; its model is moved to the device.
+        batch_size: rows of one forward pass.
+
+    Raises:
+        UserError: the numbers cannot be written beside a set.
+    """
+    plain = [part for each in sets if each is not None for part in _parts(each)]
+    width = max((int(each.segments_per_row.max(initial=0)) for each in plain), default=0)
+    for packed in plain:
+        path = _path(packed, origin, precision)
+        missing = torch.tensor(0.0 if _is_whole(path) else 1.0)
+        if parallel.max(missing).item():
+            name = f"{packed.folder.name}: log-probabilities of {len(packed.segments):,} answers under {origin.name}"
+            parallel.say(f"{name}, once for all runs from it")
+            model = origin.model.to(device=precision.device, dtype=precision.weights)
+            values = reference_logps(packed, model, precision, parallel, batch_size or DEFAULT_ROWS)
+            if parallel.local_rank == 0:  # of each machine, which may have a disk of its own
+                _write(path, values, origin)
+        packed.attach(NAME, path, width)
+
+
+def _parts(packed: AnySet) -> Sequence[PackedSet]:
+    return packed.sets if isinstance(packed, JoinedSets) else [packed]
+
+
+def reference_logps(
+    packed: PackedSet, model: CausalLM, precision: Precision, parallel: Parallel, batch_size: int
+) -> np.ndarray:
+    """log p of each segment's answer, float32 [segments]. Every rank gets all of them."""
+    was_training = model.training
+    model.eval()
+    # In float64 where there is one: each number comes from one rank, zeros from the others.
+    found = torch.zeros(len(packed.segments), dtype=torch.float32, device=precision.device)
+    starts = range(0, packed.num_rows, batch_size)
+    for start in starts[parallel.rank :: parallel.world_size]:
+        rows = np.arange(start, min(start + batch_size, packed.num_rows))
+        batch = {name: torch.from_numpy(array).to(precision.device) for name, array in packed.batch(rows).items()}
+        answers = _answers(model, batch, precision)
+        both = torch.stack([answers.chosen, answers.rejected], dim=-1).flatten(1)  # [rows, places], as segments lie
+        index = packed.rows[rows]
+        for row, first, count in zip(both, index["first_segment"], index["segments"], strict=True):
+            found[int(first) : int(first) + int(count)] = row[: int(count)]
+    model.train(was_training)
+    return parallel.sum(found).cpu().numpy()
+
+
+# ---- the files ------------------------------------------------------------------------------------------------
+
+
+def _path(packed: PackedSet, origin: Origin, precision: Precision) -> Path:
+    """Where the numbers are: named after everything that decides them."""
+    made_of = {"model": origin.digest, "set": packed.fingerprint, "dtype": str(precision.compute)}
+    return packed.folder / "reference" / f"{sha256_of_text(canonical_json(made_of))[:16]}.npy"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there as it was written."""
+    note = path.with_suffix(".json")
+    if not (path.is_file() and note.is_file()):
+        return False
+    try:
+        facts: Any = read_json(note)
+        return isinstance(facts, dict) and facts.get("sha256") == sha256_of_file(path)
+    except UserError:
+        return False
+
+
+def _write(path: Path, values: np.ndarray, origin: Origin) -> None:
+    assert np.isfinite(values).all(), "a log-probability that is no number"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, values)
+        facts = {"sha256": sha256_of_file(path), "model": origin.digest, "name": origin.name, "answers": len(values)}
+        write_json(path.with_suffix(".json"), facts)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path}: cannot be written ({reason}); pass --reference live, which needs no file") from error
