@@ -7,10 +7,13 @@
     python 2-eval.py out/full_sft_256.pth --input prompts.jsonl --output answers.jsonl
     python 2-eval.py out/full_sft_256.pth --mode exam --output exam.json
 
-A .pth is enough: architecture, tokenizer and chat template are in it. A pretrained model continues text, a
-tuned one chats. --input holds {"prompt": …} or {"messages": […]} a line. From a pipe, each line is a prompt
-of its own. The exam asks in chat form and takes the most probable answer of at most 32 tokens; it reads
-{language, relation, question, key, others} a line.
+    python 2-eval.py out/lora_law_512.pth                     an adapter, with the base that it was trained on
+    python 2-eval.py out/full_sft_512.pth --adapters out/lora_*.pth         /adapter law switches in the chat
+
+A .pth is enough: architecture, tokenizer and chat template are in it; a Hugging Face folder will do too. A pretrained
+model continues text, a tuned one chats. --input holds {"prompt": …} or {"messages": […]} a line. From a pipe, each
+line is a prompt of its own. The exam asks in chat form and takes the most probable answer of at most 32 tokens; it
+reads {language, relation, question, key, others} a line.
 """
 
 import sys
@@ -26,7 +29,7 @@ from trainer.settings import flag, parse_settings
 EXAM_TOKENS = 32
 CHECKPOINT = {
     "nargs": "?",
-    "help": "a .pth; default: the only one of the newest stage (rl, full_sft, pretrain)",
+    "help": "a .pth, an adapter or a Hugging Face folder; default: the only .pth of rl, full_sft or pretrain",
 }
 
 
@@ -37,6 +40,10 @@ class EvalSettings:
     mode: Literal["auto", "complete", "chat", "exam"] = flag("auto", "auto: complete after pretraining, else chat")
     prompt: str | None = flag(None, "answer this and stop")
     system: str | None = flag(None, "system prompt of every chat")
+    adapters: list[str] | None = flag(
+        None, "adapters of this model; the first one is on, /adapter in the chat switches"
+    )
+    base: str | None = flag(None, "where an adapter's base is, if no longer where it was")
     input: str | None = flag(None, "JSON lines with a prompt or messages each")
     output: str | None = flag(None, "where answers (JSON lines) or the exam's result (JSON) go")
     overwrite: bool = flag(False, "replace an existing --output")
@@ -78,7 +85,7 @@ def main() -> int:
     from inference.terminal import Terminal, read_lines
     from model.device import choose_device, choose_precision
     from model.files import write_json
-    from model.loading import load_model
+    from model.loading import AdapterSwitch, load_model
     from trainer.run_folder import only_checkpoint
 
     # Data first: a wrong line shows before a big model is loaded.
@@ -90,10 +97,14 @@ def main() -> int:
     # Model: the file says what it is; a pretrained one continues text, a tuned one chats.
     path = arguments.checkpoint or only_checkpoint(settings.out_dir, "rl", "full_sft", "pretrain")
     device = choose_device(settings.device)
-    model, tokenizer, checkpoint = load_model(path, device, choose_precision(settings.dtype, device).compute)
+    dtype = choose_precision(settings.dtype, device).compute
+    model, tokenizer, checkpoint = load_model(path, device, dtype, settings.base)
+    adapters = AdapterSwitch(model, checkpoint, settings.adapters or [])
+    adapters.use(next(iter(adapters), ""))
     if params.stop_token_ids is None:
         params = replace(params, stop_token_ids=checkpoint.generation.get("stop_token_ids"))
-    chat = checkpoint.stage != "pretrain" if settings.mode == "auto" else settings.mode == "chat"
+    can_chat = checkpoint.stage != "pretrain" and tokenizer.chat_template is not None
+    chat = can_chat if settings.mode == "auto" else settings.mode == "chat"
     if settings.system is not None and not chat:
         raise UserError(f"--system: {path} continues text, which has no system prompt; add --mode chat")
 
@@ -127,7 +138,7 @@ def main() -> int:
         )
         write_rows(settings.output, rows)
     else:
-        terminal = Terminal(model, tokenizer, params, chat=chat, system=settings.system)
+        terminal = Terminal(model, tokenizer, params, chat=chat, system=settings.system, adapters=adapters)
         if settings.prompt is None and not from_pipe:
             terminal.converse()
         else:

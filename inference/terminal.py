@@ -11,10 +11,12 @@ from inference.sampling_params import SamplingParams
 from model.chat import encode_prompt
 from model.decoder import CausalLM
 from model.errors import UserError
+from model.loading import AdapterSwitch
 from model.tokenizer import ChatTokenizer
 
 HELP = {
     "chat": "Chat. /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer.",
+    "adapters": "Adapters: {names}; on: {active}. /adapter <name> puts on another one, /adapter none takes it off.",
     "complete": "The model continues what you type. /quit or Ctrl-D leaves, Ctrl-C stops an answer.",
 }
 
@@ -30,8 +32,10 @@ class Terminal:
         *,
         chat: bool,
         system: str | None = None,
+        adapters: AdapterSwitch | None = None,
     ) -> None:
         self.model, self.tokenizer, self.params = model, tokenizer, params
+        self.adapters = adapters
         self.chat, self.system = chat, system
         self.history: list[dict[str, str]] = []
         self._num_answers = 0  # the answers of one session share a seed, but not their random numbers
@@ -64,6 +68,7 @@ class Terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (it gives `input` arrow keys and a history)
         print(HELP["chat" if self.chat else "complete"])
+        self._show_adapters()
         while True:
             try:
                 text = input("\n> ")
@@ -80,9 +85,24 @@ class Terminal:
                 print("The conversation starts anew.")
             elif text.strip():
                 try:
-                    self.say(text)
+                    if text.split()[0] == "/adapter":
+                        self.switch(" ".join(text.split()[1:]))
+                    else:
+                        self.say(text)
                 except UserError as error:
                     print(f"error: {error}", file=sys.stderr)
+
+    def switch(self, name: str) -> None:
+        """Put on the adapter of this name, take it off for "none", and say what is on. The conversation goes on."""
+        if self.adapters is None or not list(self.adapters):
+            raise UserError("there are no adapters to choose from; pass some with --adapters")
+        if name:
+            self.adapters.use("" if name == "none" else name)
+        self._show_adapters()
+
+    def _show_adapters(self) -> None:
+        if self.adapters is not None and list(self.adapters):
+            print(HELP["adapters"].format(names=", ".join(self.adapters), active=self.adapters.active or "none"))
 
     def _print(self, prompt: Sequence[int]) -> str:
         """Print an answer piece by piece; Ctrl-C stops it at a terminal. Returns what was said."""

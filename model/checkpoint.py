@@ -53,7 +53,7 @@ class Checkpoint:
     `generation` holds the stop ids and the sampling defaults.
     """
 
-    stage: str  # "pretrain", "full_sft", "lora", "rl"
+    stage: str  # "pretrain", "full_sft", "lora", "rl", or "imported"
     config: LMConfig
     weights: dict[str, Tensor]
     tokenizer_files: dict[str, str]  # file name → text, the chat template included
@@ -65,7 +65,7 @@ class Checkpoint:
     # Of an adapter: "lora" (a LoRAConfig's values), and its base's "base_digest" and "base_path". Its weights are the
     # adapter's own, without the base's.
     adapter: dict[str, Any] | None = None
-    digest: str = ""  # set by saving and loading
+    digest: str = ""  # set by saving, loading and importing
 
     def tokenizer(self) -> ChatTokenizer:
         """The tokenizer that this model was trained with."""
@@ -112,10 +112,14 @@ def load_weights(model: CausalLM, weights: Mapping[str, Tensor], only_trained: b
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
     """Write a `.pth` atomically and return its digest."""
-    content = _content(checkpoint)
-    checkpoint.digest = _digest(content)
-    write_tensors(path, {**content, "digest": checkpoint.digest})
+    checkpoint.digest = digest_of(checkpoint)
+    write_tensors(path, {**_content(checkpoint), "digest": checkpoint.digest})
     return checkpoint.digest
+
+
+def digest_of(checkpoint: Checkpoint) -> str:
+    """The digest of all that a checkpoint holds: what saving it gives, on any machine."""
+    return _digest(_content(checkpoint))
 
 
 class _HashedFile:

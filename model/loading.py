@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint, read_digest, weights_of
+from model.convert import open_checkpoint
 from model.decoder import CausalLM
 from model.errors import UserError
 from model.lora import LoRAConfig, load_lora, merge_lora, unmerge_lora
@@ -42,7 +43,7 @@ def load_whole(path: str | Path, base: str | Path | None = None) -> Checkpoint:
     Raises:
         UserError: a file is missing or damaged, or the adapter's base is not to be found.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     if checkpoint.adapter is None:
         if base is not None:
             raise UserError(f"--base {base}: {path} is no adapter, it has weights of its own; leave the flag out")
@@ -63,14 +64,19 @@ def find_base(path: str | Path, adapter: Checkpoint, base: str | Path | None = N
     assert adapter.adapter is not None, "a model needs no base"
     digest, known = adapter.adapter["base_digest"], Path(adapter.adapter["base_path"])
     if base is not None:
-        if read_digest(base) != digest:
+        if _digest(Path(base)) != digest:
             raise UserError(f"--base {base}: is not the model that {path} was trained on ({known}, {digest[:12]}…)")
         return Path(base)
     folder = Path(path).parent
     for candidate in (known, folder / known.name, *sorted(folder.glob("*.pth"))):
-        if candidate != Path(path) and candidate.exists() and read_digest(candidate) == digest:
+        if candidate != Path(path) and candidate.exists() and _digest(candidate) == digest:
             return candidate
     raise UserError(f"{path}: its base {known} ({digest[:12]}…) is neither there nor beside it; name it with --base")
+
+
+def _digest(path: Path) -> str:
+    """Of a `.pth` the one it says it has; a folder has to be read for it."""
+    return open_checkpoint(path).digest if path.is_dir() else read_digest(path)
 
 
 def _load_adapter(model: CausalLM, path: str | Path, adapter: Checkpoint) -> None:

@@ -275,7 +275,9 @@ class RunSettings:
 
     out_dir: str = flag("out", "folder of the runs and their .pth files")
     run_name: str | None = flag(None, "name of this run; default <stage>_<dim>, with _moe for experts")
-    init_from: str | None = flag(None, "parent .pth; default the only one of the parent stage in out_dir")
+    init_from: str | None = flag(
+        None, "parent .pth, adapter or Hugging Face folder; default the only .pth of the parent stage in out_dir"
+    )
     anneal_from: str | None = flag(
         None, "saved step of another run (…/resume/step-N): start from its weights and optimizer state, without warm-up"
     )
