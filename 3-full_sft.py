@@ -3,6 +3,7 @@
     python 3-full_sft.py                                      from the only out/pretrain_*.pth, the little world
     python 3-full_sft.py --init_from out/pretrain_512.pth --data_path dataset/packed/alpaca_zh
     python 3-full_sft.py --data_path alpaca_zh:0.8,identity:0.2     several sets (or mixture.yaml: dataset/mixture.py)
+    python 3-full_sft.py --data_path alpaca_zh --test_size 400      hold 400 conversations out to validate on
     torchrun --nproc_per_node 8 3-full_sft.py …               eight GPUs of one machine
     deepspeed --num_gpus 8 3-full_sft.py --deepspeed zero2 …  weights and optimizer state spread over the GPUs
 

@@ -8,6 +8,7 @@
     python data_process.py --recipe list           the published sets that are known by name
     python data_process.py sft --recipe belle --decontaminate ceval/test --rejects left_out.jsonl
     python data_process.py sft --data_path mine.json --tokenizer out/pretrain_512.pth --add_tokens '<|map|>' '<|end|>'
+    python data_process.py sft --data_path mine.json --add_tokens '<|Human|>' '<|Bot|>' --chat_template mine.jinja
     python data_process.py dpo --data_path pairs.json --name pairs
     python data_process.py inspect dataset/packed/chat --rows 3        show rows, what is trained in colour
 
@@ -57,6 +58,7 @@ class DataProcessSettings:
     name: str | None = flag(None, "name of the set (default: that of the recipe, or of the first file or folder)")
     tokenizer: str = flag("out/tokenizer", "a tokenizer's folder, or a .pth that holds one")
     add_tokens: list[str] | None = flag(None, "control tokens to add to the vocabulary, for your own chat template")
+    chat_template: str | None = flag(None, "a file with a Jinja chat template, in place of the tokenizer's (sft, dpo)")
     raw_dir: str = flag("dataset/raw", "where the little world's files are")
     packed_dir: str = flag("dataset/packed", "where packed sets are written")
     max_seq_len: int | None = flag(None, "inputs in a row (default: 256 for the little world, else 512)")
@@ -131,6 +133,8 @@ def pack_little_world(settings: DataProcessSettings, rules: "CleaningRules") -> 
     """Pack every set of the little world."""
     if settings.data_path or settings.name or settings.recipe:
         raise UserError("--data_path, --recipe and --name need a command: python data_process.py pretrain|sft|dpo …")
+    if settings.chat_template:
+        raise UserError("--chat_template needs a command: python data_process.py sft|dpo …")
     folder = Path(settings.raw_dir) / "little_world"
     for name in (file for _, files, _ in LITTLE_WORLD.values() for file in files):
         if not (folder / name).is_file():
@@ -145,6 +149,8 @@ def pack_files(kind: str, settings: DataProcessSettings, rules: "CleaningRules")
     """Pack what --data_path or --recipe names."""
     from dataset.building.settings import default_name
 
+    if kind == "pretrain" and settings.chat_template:
+        raise UserError("--chat_template: pretraining text has no turns to write; give the flag to sft and dpo")
     recipe = find_recipe(kind, settings)
     names = settings.data_path or (list(recipe.data_path) if recipe else [])
     if not names:
@@ -169,7 +175,7 @@ def find_recipe(kind: str, settings: DataProcessSettings) -> "Recipe | None":
 
 
 def load_tokenizer(settings: DataProcessSettings) -> "ChatTokenizer":
-    """From a folder, or from a checkpoint that carries its own; widened by --add_tokens."""
+    """From a folder, or from a checkpoint that carries its own; with --add_tokens and --chat_template."""
     from model.tokenizer import ChatTokenizer
 
     if Path(settings.tokenizer).is_file():
@@ -179,7 +185,21 @@ def load_tokenizer(settings: DataProcessSettings) -> "ChatTokenizer":
     else:
         tokenizer = ChatTokenizer.from_folder(settings.tokenizer)
     added = [token for word in settings.add_tokens or [] for token in word.split(",") if token]
-    return tokenizer.with_tokens(added) if added else tokenizer
+    tokenizer = tokenizer.with_tokens(added) if added else tokenizer
+    return tokenizer if settings.chat_template is None else with_template_file(tokenizer, Path(settings.chat_template))
+
+
+def with_template_file(tokenizer: "ChatTokenizer", path: Path) -> "ChatTokenizer":
+    """The tokenizer with the chat template that a file holds."""
+    if not path.is_file():
+        raise UserError(f"--chat_template {path}: no such file; expected one with a Jinja chat template")
+    try:
+        # An editor's byte order mark would stand at the beginning of every conversation.
+        return tokenizer.with_chat_template(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"--chat_template {path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except UserError as error:
+        raise UserError(f"--chat_template {path}: {error}") from error
 
 
 def build(

@@ -14,6 +14,7 @@ import numpy as np
 from dataset.mixed_order import MixedOrder
 from dataset.mixture import Mixture
 from dataset.packing import PackedSet
+from dataset.row_subset import RowSubset
 from model.errors import UserError
 from model.files import canonical_json, sha256_of_text
 
@@ -104,7 +105,7 @@ class MixedSet(JoinedSets):
         return MixedOrder(self.mixture, self.sets, global_batch, seed)
 
 
-AnySet = PackedSet | JoinedSets
+AnySet = PackedSet | JoinedSets | RowSubset
 
 
 def open_mixture(mixture: Mixture, kind: str | None = None) -> MixedSet:

@@ -300,6 +300,11 @@ def template_warnings(tokenizer: ChatTokenizer) -> list[str]:
     stop = tokenizer.control_pattern.match(text[answer_end:].lstrip())
     if not stop or tokenizer.control_tokens[stop.group()] not in tokenizer.stop_token_ids:
         warnings.append("no stop token follows the last answer: the model does not learn to stop there")
+    if not _prompts_as_trained(tokenizer):
+        warnings.append(
+            "with add_generation_prompt the chat template writes something else than what stands before an answer in "
+            "training: the model will be asked to begin where it has not learned to"
+        )
     if not tokenizer.has_generation_marks:
         warnings.append(
             "the chat template has no {% generation %} marks: the assistant's contents and stop tokens are "
@@ -316,6 +321,17 @@ def template_warnings(tokenizer: ChatTokenizer) -> list[str]:
         if system["content"] not in text:
             warnings.append("the chat template leaves out system messages")
     return warnings
+
+
+def _prompts_as_trained(tokenizer: ChatTokenizer) -> bool:
+    """Whether a prompt ends where the trained part of a conversation begins."""
+    whole = _render(tokenizer, _PROBE[:2], None, add_generation_prompt=False)
+    try:
+        prompt, _ = tokenizer.render(_PROBE[:1], add_generation_prompt=True)
+    except UserError:
+        return False
+    # It may end further on: a prompt may give an answer's first word, or open its reasoning.
+    return whole.text.startswith(prompt) and all(len(prompt) >= start for start, _ in whole.trained_spans[:1])
 
 
 def _is_blind_to_contents(tokenizer: ChatTokenizer) -> bool:

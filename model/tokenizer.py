@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from tokenizers import Encoding, Tokenizer
 
 from model.errors import UserError
@@ -43,7 +43,11 @@ _OPTIONAL_FILES = ("chat_template.jinja", "special_tokens_map.json")
 # The named tokens that transformers hands to a chat template as variables.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PROBE_ANSWER = "Seedling asks the template where an answer stands"
+_PROBE_TURN = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE_ANSWER}]
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+# What a template can end in that is not ours: its own words, and what Python says to its expressions.
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 # transformers keeps one compiled template for the whole process, which notes the generation spans in itself:
 # two threads must not render at the same time.
@@ -188,11 +192,29 @@ class ChatTokenizer:
             properties |= {"single_word": False, "special": True}
             definition["added_tokens"].append({"id": number, **properties})
             config["added_tokens_decoder"][str(number)] = properties
-        files = {
-            name: json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-            for name, value in (("tokenizer.json", definition), ("tokenizer_config.json", config))
-        }
+        files = {"tokenizer.json": _json_text(definition), "tokenizer_config.json": _json_text(config)}
         return type(self)({**self.files, **files})
+
+    def with_chat_template(self, template: str) -> Self:
+        """The same vocabulary with another chat template, wherever a reader of the folder looks for it.
+
+        UserError: it is no Jinja template, or does not write a question and its answer.
+        """
+        config = {**self._config, "chat_template": template}  # several named templates give way to this one
+        files = {"tokenizer_config.json": _json_text(config), "chat_template.jinja": template}
+        changed = type(self)({**self.files, **files})
+        if changed.chat_template is None:
+            raise UserError("the chat template is empty")
+        try:
+            text, _ = changed.render(_PROBE_TURN)
+        except UserError as error:
+            if isinstance(error.__cause__, TemplateSyntaxError):
+                found = error.__cause__
+                raise UserError(f"not a Jinja template: line {found.lineno}: {found.message}") from error
+            raise
+        if _PROBE_ANSWER not in text:
+            raise UserError("the chat template does not write what the assistant says")
+        return changed
 
     def extends(self, other: "ChatTokenizer") -> bool:
         """Whether this is `other`, perhaps with tokens added behind: then every id of `other` means the same here."""
@@ -239,7 +261,7 @@ class ChatTokenizer:
                     return_assistant_tokens_mask=with_spans,
                     **variables,
                 )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except _TEMPLATE_ERRORS as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise UserError(f"the chat template refuses this conversation ({roles}): {error}") from error
         (text,), spans = rendered  # one conversation in, one out
@@ -248,19 +270,17 @@ class ChatTokenizer:
     @cached_property
     def num_lead_spaces(self) -> int:
         """How many white-space characters the template writes between the generation prompt and an answer."""
-        question, answer = {"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE_ANSWER}
         try:
-            prompt, _ = self.render([question], add_generation_prompt=True)
-            text, _ = self.render([question, answer])
+            prompt, _ = self.render(_PROBE_TURN[:1], add_generation_prompt=True)
+            text, _ = self.render(_PROBE_TURN)
         except UserError:
             return 0  # `template_warnings` reports it
         lead = text.partition(_PROBE_ANSWER)[0].removeprefix(prompt)
         return len(lead) if lead.isspace() else 0
 
     def _turn_end_id(self) -> int | None:
-        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE_ANSWER}]
         try:
-            text, _ = self.render(turn + turn)
+            text, _ = self.render(_PROBE_TURN * 2)
         except UserError:
             return None  # no template, or one that cannot do this: `template_warnings` reports it
         # After the last turn; after the first, for templates that end a turn only by opening the next one.
@@ -332,9 +352,13 @@ def seedling_files(tokenizer_json: str, max_seq_len: int) -> dict[str, str]:
     }
     return {
         "tokenizer.json": tokenizer_json,
-        "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2) + "\n",
+        "tokenizer_config.json": _json_text(config),
         "chat_template.jinja": template,
     }
+
+
+def _json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from dataset.mixed_set import AnySet, JoinedSets
+from dataset.row_subset import RowSubset
 from model.checkpoint import Checkpoint
 from model.device import Precision
 from trainer.schedule import Schedule
@@ -20,7 +21,7 @@ def identity_of_run(
     training, adapter = settings.training, stage.origin.model.adapter
     identity = {
         "stage": stage.name,
-        "data_path": stage.train_set.fingerprint,
+        **_data_identity(stage.train_set),
         "tokenizer": stage.train_set.vocabulary_hash,
         "init_from": stage.origin.digest,
         **{f"architecture.{name}": value for name, value in stage.origin.model.config.to_dict().items()},
@@ -43,6 +44,17 @@ def identity_of_run(
     if schedule.kind == "wsd":
         identity |= {"decay_share": schedule.decay_share, "decay_shape": schedule.decay_shape}
     return identity
+
+
+def _data_identity(train_set: AnySet) -> dict[str, str]:
+    """The set, and which rows of it are left out, by the names of the flags that a user would have to change back."""
+    if not isinstance(train_set, RowSubset):
+        return {"data_path": train_set.fingerprint}
+    rows = f"{train_set.packed.num_rows - train_set.num_rows} of {train_set.packed.num_rows} rows held out"
+    return {
+        "data_path": train_set.packed.fingerprint,
+        "test_size": f"{rows}, fingerprint {train_set.fingerprint[:16]}",
+    }
 
 
 def lineage_of_run(stage: Stage, identity: dict[str, Any], run_name: str) -> dict[str, Any]:
@@ -85,4 +97,6 @@ def data_lineage(train_set: AnySet) -> dict[str, Any]:
     lineage: dict[str, Any] = {"name": train_set.folder.name, "fingerprint": train_set.fingerprint}
     if isinstance(train_set, JoinedSets):
         lineage["sets"] = [{"name": each.folder.name, "fingerprint": each.fingerprint} for each in train_set.sets]
+    if isinstance(train_set, RowSubset):
+        lineage["part_of"] = {"fingerprint": train_set.packed.fingerprint, "num_rows": train_set.packed.num_rows}
     return lineage

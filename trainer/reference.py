@@ -14,6 +14,7 @@ import torch
 
 from dataset.mixed_set import AnySet, JoinedSets
 from dataset.packing import PackedSet
+from dataset.row_subset import RowSubset
 from model.decoder import CausalLM
 from model.device import Precision
 from model.errors import UserError
@@ -66,7 +67,7 @@ def attach_reference(
     Raises:
         UserError: the numbers cannot be written beside a set.
     """
-    plain = [part for each in sets if each is not None for part in _parts(each)]
+    plain = list({part.folder: part for each in sets if each is not None for part in _parts(each)}.values())
     width = max((int(each.segments_per_row.max(initial=0)) for each in plain), default=0)
     for packed in plain:
         path = _path(packed, origin, precision)
@@ -82,7 +83,9 @@ def attach_reference(
 
 
 def _parts(packed: AnySet) -> Sequence[PackedSet]:
-    return packed.sets if isinstance(packed, JoinedSets) else [packed]
+    if isinstance(packed, JoinedSets):
+        return packed.sets
+    return [packed.packed if isinstance(packed, RowSubset) else packed]
 
 
 def reference_logps(

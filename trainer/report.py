@@ -10,6 +10,7 @@ from unicodedata import east_asian_width
 from dataset.mixed_order import MixedOrder
 from dataset.mixed_set import AnySet, JoinedSets
 from dataset.packing import PackedSet
+from dataset.row_subset import RowSubset
 from model.files import write_text
 from trainer.metrics import read_metrics
 
@@ -123,7 +124,7 @@ def data_table(sets: Mapping[str, AnySet | None]) -> Table:
     for use, packed in sets.items():
         if packed is None:
             continue
-        parts: Sequence[PackedSet] = packed.sets if isinstance(packed, JoinedSets) else [packed]
+        parts: Sequence[PackedSet | RowSubset] = packed.sets if isinstance(packed, JoinedSets) else [packed]
         for part in parts:
             meta, sources = part.meta, ", ".join(part.sources[:PRINTED_ROWS])
             more = len(part.sources) - PRINTED_ROWS

@@ -185,10 +185,24 @@ class DataSettings:
     val_path: str | None = flag(
         None, "packed set to validate on; default <data_path>_val where it exists, of a mixture all of them"
     )
+    test_size: float | None = flag(
+        None, "hold out so many conversations or pairs of data_path to validate on; below 1: that share of them"
+    )
     packed_dir: str = flag("dataset/packed", "where packed sets are that are given by name")
     document_mask: bool | None = flag(
         None, "attention and positions restart at each document; default off in pretraining, on afterwards"
     )
+
+    def __post_init__(self) -> None:
+        """One-line errors for values that cannot be, before anything is loaded."""
+        if self.test_size is None:
+            return
+        if not (0 < self.test_size < 1 or (self.test_size >= 1 and self.test_size % 1 == 0)):
+            raise UserError(f"--test_size: found {self.test_size}, expected a whole number, or a share between 0 and 1")
+        if self.test_size >= 1:
+            self.test_size = int(self.test_size)
+        if self.val_path:
+            raise UserError("--test_size: the validation set is named by --val_path; leave one of them out")
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 from dataset.mixed_set import AnySet, JoinedSets, open_mixture
 from dataset.mixture import Mixture, find_set, read_data_path
 from dataset.packing import PackedSet
+from dataset.row_subset import RowSubset, hold_out_rows
 from model.checkpoint import Checkpoint
 from model.config import LMConfig
 from model.decoder import CausalLM
@@ -137,22 +138,48 @@ def open_sets(
     data: DataSettings, default_name: str, kind: str, parallel: Parallel | None = None
 ) -> tuple[AnySet, AnySet | None]:
     """What to train on, a packed set or a mixture of several, and what to validate on where there is something."""
+    parallel = parallel or Parallel()
     chosen = read_data_path(data.data_path or str(Path(data.packed_dir) / default_name), data.packed_dir)
+    if data.test_size is not None:
+        return _open_parts(chosen, kind, data.test_size, parallel)
     train_set = open_mixture(chosen, kind) if isinstance(chosen, Mixture) else PackedSet.open(chosen, kind)
     if data.val_path:
         return train_set, _open_validation(find_set(data.val_path, data.packed_dir), train_set)
     folders = [each.folder for each in train_set.sets] if isinstance(train_set, JoinedSets) else [train_set.folder]
-    # Absolute, because a path like "." has no name to put "_val" behind.
-    val_paths = [path.absolute().with_name(f"{path.absolute().name}_val") for path in folders]
+    val_paths = [_val_path(folder) for folder in folders]
     val_sets = [_open_validation(path, train_set) for path in val_paths if path.exists()]
     if 0 < len(val_sets) < len(val_paths):
         missing = ", ".join(path.name for path in val_paths if not path.exists())
-        (parallel or Parallel()).say(
-            f"validating without {missing}: there is no such set beside the one it is named after"
-        )
+        parallel.say(f"validating without {missing}: there is no such set beside the one it is named after")
     if len(val_sets) > 1:
         return train_set, JoinedSets(f"{train_set.folder} (validation)", val_sets)
     return train_set, val_sets[0] if val_sets else None
+
+
+def _val_path(folder: Path) -> Path:
+    """Where the validation set of a set is looked for: beside it."""
+    folder = folder.absolute()  # a path like "." has no name to put "_val" behind
+    return folder.with_name(f"{folder.name}_val")
+
+
+def _open_parts(chosen: Path | Mixture, kind: str, test_size: float, parallel: Parallel) -> tuple[RowSubset, RowSubset]:
+    """One set, of which --test_size holds rows out to validate on."""
+    make_one = f"make validation sets with: python data_process.py {kind} … --val_share 0.01"
+    if kind == "pretrain":
+        raise UserError(f"--test_size: a document of pretraining text may lie in several rows; {make_one}")
+    if isinstance(chosen, Mixture):
+        raise UserError(f"--test_size: holds rows of one set out, {chosen.name} is a mixture; {make_one}")
+    packed = PackedSet.open(chosen, kind)
+    train_set, val_set = hold_out_rows(packed, test_size)
+    things = "pairs" if kind == "dpo" else "conversations"
+    documents = train_set.num_documents + val_set.num_documents
+    parallel.say(
+        f"--test_size {test_size}: {val_set.num_documents:,} of {documents:,} {things} are held out to validate on "
+        f"({val_set.num_rows:,} of {packed.num_rows:,} rows)"
+    )
+    if _val_path(chosen).exists():
+        parallel.say(f"--test_size {test_size}: {_val_path(chosen).name}, which lies beside the set, is not used")
+    return train_set, val_set
 
 
 def _open_validation(path: Path, train_set: AnySet) -> PackedSet:

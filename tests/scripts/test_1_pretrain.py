@@ -257,6 +257,10 @@ def test_ctrl_c_before_training_is_quiet(start_script, workspace, cpu_seconds):
         (["--data_path", "packed/chat"], "packed/chat: a sft set, but this stage needs a pretrain one"),
         (["--val_path", "packed/none"], "packed/none: no such packed set"),
         (["--val_path", "packed/chat_val"], "packed/chat_val: a sft set"),
+        (
+            ["--test_size", 0.1],
+            "--test_size: a document of pretraining text may lie in several rows; make validation sets",
+        ),
         (["--out_dir", "text.jsonl"], "text.jsonl"),
         (["--out_dir", "text.jsonl/deeper"], "text.jsonl"),
     ],

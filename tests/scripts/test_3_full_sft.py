@@ -1,13 +1,16 @@
 """`3-full_sft.py`: what it takes from its parent, what it hands on, and what it refuses."""
 
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from dataset.packing import PackedSet
 from model.checkpoint import load_checkpoint
-from tests.tiny_chain import FULL_SFT, contents
+from tests.tiny_chain import FULL_SFT, SIZES, assert_same_weights, contents
 
 
 def test_a_pretrained_model_becomes_one_that_chats(run_script, run_here, workspace):
@@ -32,6 +35,76 @@ def test_another_run_may_go_on_from_a_tuned_model(run_here, workspace):
     lineage = load_checkpoint(workspace / "out" / "more.pth").lineage
     assert [lineage["parent"]["stage"], lineage["parent"]["parent"]["stage"]] == ["full_sft", "pretrain"]
     assert (workspace / "out" / "full_sft_32.pth").read_bytes() == before
+
+
+def test_own_role_tokens_from_pretraining_to_chat(run_here, workspace):
+    """The conversations are packed first; their tokenizer, with its tokens and template, packs the text."""
+    template = (
+        "{% for message in messages %}{{ '<|' ~ message.role ~ '|>' ~ message.content }}"
+        "{% if message.role == 'assistant' %}{{ '<|stop|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    (workspace / "own.jinja").write_text(template)
+
+    def done(script: str, *flags: object) -> None:
+        finished = run_here(script, *flags, folder=workspace)
+        assert finished.code == 0, finished.errors
+
+    packing = ["--packed_dir", "packed", "--max_seq_len", 64]
+    own = ["--add_tokens", "<|system|>", "<|user|>", "<|assistant|>", "<|stop|>", "--chat_template", "own.jinja"]
+    chats = ["--data_path", "chat.json", "--name", "own_chat", "--tokenizer", "tokenizer", *own]
+    done("data_process.py", "sft", *packing, *chats)
+    texts = ["--data_path", "text.jsonl", "--name", "own_text", "--tokenizer", "packed/own_chat/tokenizer"]
+    done("data_process.py", "pretrain", *packing, *texts)
+    flags = ["--batch_size", 4, "--device", "cpu", "--max_steps", 2, "--out_dir", "own"]
+    done("1-pretrain.py", "--data_path", "packed/own_text", *SIZES, *flags)
+    done("3-full_sft.py", "--data_path", "packed/own_chat", "--test_size", 0.2, *flags)
+    tuned = load_checkpoint(workspace / "own" / "full_sft_32.pth")
+    tokenizer = tuned.tokenizer()
+    assert tokenizer.chat_template == template
+    assert tuned.generation["stop_token_ids"] == [0, tokenizer.control_tokens["<|stop|>"]]
+    assert tuned.weights["model.embed_tokens.weight"].shape[0] == tokenizer.vocab_size
+    answer = run_here("2-eval.py", "own/full_sft_32.pth", "--prompt", "the", "--max_new_tokens", 5, folder=workspace)
+    assert answer.code == 0, answer.errors
+
+
+# ---- rows held out of the training set ----
+
+
+@pytest.mark.slow
+def test_rows_are_held_out_to_validate_on(run_here, stop_during, workspace):
+    """Stopped and gone on with, data workers reading: the same weights as in one go."""
+    assert (workspace / "packed" / "chat_val").exists()
+    flags = [*FULL_SFT, "--test_size", 10, "--max_steps", 30, "--run_name", "held", "--save_interval", 5]
+    whole = run_here(
+        "3-full_sft.py", *flags, "--out_dir", "whole", "--init_from", "out/pretrain_32.pth", folder=workspace
+    )
+    assert whole.code == 0, whole.errors
+    said = re.search(
+        r"--test_size 10: (\d+) of (\d+) conversations are held out .*\((\d+) of (\d+) rows\)", whole.errors
+    )
+    documents, of_documents, rows, of_rows = map(int, said.groups())
+    packed = PackedSet.open(workspace / "packed" / "chat")
+    assert (of_documents, of_rows) == (packed.meta["num_documents"], packed.num_rows)
+    assert 10 <= documents < of_documents and 0 < rows < of_rows
+    assert "--test_size 10: chat_val, which lies beside the set, is not used" in whole.errors
+    report = (workspace / "whole" / "held" / "report.md").read_text()
+    assert f"| training | chat | chat | {of_rows - rows} |" in report
+    assert f"| validation | chat (held out) | chat | {rows} |" in report
+    flags += ["--num_workers", 2]
+    where = {"folder": workspace, "path": "out/held/resume/step-5", "sent": signal.SIGTERM}
+    stopped = stop_during("3-full_sft.py", *flags, **where)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.errors
+    assert "Traceback" not in stopped.errors
+    other = run_here("3-full_sft.py", *flags, "--test_size", 20, folder=workspace)
+    assert other.code == 2
+    assert "out/held: holds another run (test_size was " in other.errors.splitlines()[-1]
+    finished = run_here("3-full_sft.py", *flags, folder=workspace)
+    assert finished.code == 0, finished.errors
+    assert re.search(r"going on from step \d+ of 30", finished.errors)
+    assert_same_weights(workspace / "out" / "held.pth", workspace / "whole" / "held.pth")
+    checkpoint = load_checkpoint(workspace / "out" / "held.pth")
+    assert checkpoint.metrics["validation_loss_last"] < checkpoint.metrics["validation_loss_before"]
 
 
 # ---- the parent ----
@@ -118,6 +191,18 @@ def test_a_parent_that_cannot_be_used_is_named(refused, workspace, spoil, words)
         (["--val_path", "packed/foreign"], "packed/foreign: was made with another tokenizer"),
         (["--val_path", "packed/template"], "packed/template: was made with another chat template"),
         (["--val_path", "packed/longer"], "packed/longer: has rows of 128 tokens"),
+        (["--test_size", 0], "--test_size: found 0.0, expected a whole number, or a share between 0 and 1"),
+        (["--test_size", 1.5], "--test_size: found 1.5"),
+        (["--test_size", "few"], "argument --test_size"),
+        (["--test_size", 999], "--test_size 999: whole rows are held out, and packed/chat has "),
+        (
+            ["--test_size", 0.2, "--val_path", "packed/chat_val"],
+            "--test_size: the validation set is named by --val_path",
+        ),
+        (
+            ["--test_size", 5, "--data_path", "packed/chat:1,packed/template:1"],
+            "is a mixture; make validation sets with",
+        ),
         (["--document_mask", "maybe"], "argument --document_mask"),
         (["--batch_size", "-1"], "--batch_size: found -1"),
     ],

@@ -143,6 +143,30 @@ def test_own_files(run, workspace: Path) -> None:
         ),
         (["pretrain", "--data_path", "bad.jsonl", "--add_tokens", "a b"], b'{"text": "a"}\n', "no white space"),
         (["--raw_dir", "nowhere"], None, "data_process.py little_world"),
+        (["sft", "--data_path", "bad.jsonl", "--chat_template", "no.jinja"], b"x", "no.jinja: no such file"),
+        (["sft", "--data_path", "bad.jsonl", "--chat_template", "."], b"x", "--chat_template .: no such file"),
+        (
+            ["dpo", "--data_path", "bad.jsonl", "--chat_template", "bad.jsonl"],
+            b"{% if %}",
+            "not a Jinja template: line 1",
+        ),
+        (["sft", "--data_path", "bad.jsonl", "--chat_template", "bad.jsonl"], b"\xff", "bad.jsonl: not UTF-8 text"),
+        (
+            ["sft", "--data_path", "bad.jsonl", "--chat_template", "bad.jsonl"],
+            b"{{ raise_exception('never\nagain') }}",
+            "--chat_template bad.jsonl: the chat template refuses this conversation (user, assistant): never again",
+        ),
+        (
+            ["sft", "--data_path", "bad.jsonl", "--chat_template", "bad.jsonl"],
+            b"hello",
+            "does not write what the assistant",
+        ),
+        (
+            ["pretrain", "--data_path", "bad.jsonl", "--chat_template", "bad.jsonl"],
+            b"x",
+            "pretraining text has no turns",
+        ),
+        (["--chat_template", "bad.jsonl"], b"x", "--chat_template needs a command"),
     ],
 )
 def test_mistakes_end_in_one_line(run, workspace: Path, flags: list[str], content: bytes | None, message: str) -> None:
@@ -326,6 +350,65 @@ def test_inspect_shows_what_is_trained(run, workspace: Path) -> None:
     ):
         result = run("--packed_dir", "packed", *flags)
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+YAYI_TEMPLATE = """\
+{%- set names = {"system": "System", "user": "Human", "assistant": "YaYi"} -%}
+{%- for message in messages -%}
+    {{- "<|" ~ names[message.role] ~ "|>:\\n" -}}
+    {%- if message.role == "assistant" -%}
+        {%- generation -%}
+        {{- message.content ~ "<|End|>" -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- message.content -}}
+    {%- endif -%}
+    {{- "\\n\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- "<|YaYi|>:\\n" -}}
+{%- endif -%}
+"""
+
+
+@pytest.mark.parametrize("with_marks", [True, False])
+def test_own_roles_by_a_template_of_ones_own(run, workspace: Path, with_marks: bool) -> None:
+    """YaYi's rows and role tokens: exactly what the assistant says is trained, and the token that ends it."""
+    turns = [("human", "What goes with tomatoes?"), ("yayi", "Basil.\nAnd <|End|> salt."), ("human", "豆腐呢？")]
+    said = [{"from": role, "value": text} for role, text in [*turns, ("yayi", "酱油和葱。")]]
+    rows = [{"system": "You are a cook.", "conversations": said}, {"system": "", "conversations": said[:2]}]
+    (workspace / "cook.json").write_text(json.dumps(rows), encoding="utf-8")
+    template = YAYI_TEMPLATE
+    if not with_marks:
+        lines = template.splitlines(keepends=True)
+        template = "".join(line for line in lines if "generation -" not in line)
+    # As some editors save it.
+    (workspace / "yayi.jinja").write_bytes(b"\xef\xbb\xbf" + template.replace("\n", "\r\n").encode())
+    flags = ["--add_tokens", "<|System|>", "<|Human|>", "<|YaYi|>", "<|End|>", "--chat_template", "yayi.jinja"]
+    result = run("sft", "--data_path", "cook.json", "--packed_dir", "packed", "--overwrite", *flags)
+    assert result.returncode == 0, result.stderr
+    warned = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == (not with_marks) and all("{% generation %} marks" in line for line in warned)
+    packed = PackedSet.open(workspace / "packed" / "cook", kind="sft", verify=True)
+    stored = ChatTokenizer.from_folder(packed.folder / "tokenizer")
+    assert stored.chat_template == template and stored.template_hash == packed.template_hash
+    assert stored.extends(ChatTokenizer.from_folder(workspace / "tokenizer"))
+    shown = run("inspect", "cook", "--packed_dir", "packed", "--row", "0").stdout
+    asked = "<|Human|>:\nWhat goes with tomatoes?\n\n<|YaYi|>:\n⟦Basil.\nAnd <|End|> salt.<|End|>⟧\n\n"
+    assert (
+        f"\n<|System|>:\nYou are a cook.\n\n{asked}<|Human|>:\n豆腐呢？\n\n<|YaYi|>:\n⟦酱油和葱。<|End|>⟧\n\n" in shown
+    )
+    assert f"──\n{asked}" in shown
+    assert shown.count("⟦") == 1 + 3
+    typed = stored.encode("<|End|>")
+    ends = int((packed.tokens[0] == stored.control_tokens["<|End|>"]).sum())
+    assert len(typed) > 1 and ends == 3, "what is typed never becomes a control token"
+    # The same command does nothing; another template is another set.
+    again = run("sft", "--data_path", "cook.json", "--packed_dir", "packed", *flags)
+    assert again.returncode == 0 and "already built" in again.stdout
+    (workspace / "yayi.jinja").write_text(template.replace("|>:", "|> "), encoding="utf-8")
+    other = run("sft", "--data_path", "cook.json", "--packed_dir", "packed", *flags)
+    assert other.returncode == 2 and "made with other settings (chat_template)" in other.stderr
 
 
 def test_recipes_by_name(run, repository: Path, workspace: Path) -> None:
