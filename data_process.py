@@ -42,7 +42,7 @@ COMMANDS = ("little_world", "pretrain", "sft", "dpo", "inspect")
 LITTLE_WORLD: dict[str, tuple[str, tuple[str, ...], float]] = {
     "little_world_pretrain": ("pretrain", ("pretrain.jsonl",), 0.01),
     "little_world_sft": ("sft", ("sft.jsonl", "sft_alpaca.json"), 0.01),
-    "little_world_identity": ("sft", ("identity.jsonl",), 0.05),
+    "little_world_identity": ("sft", ("identity.jsonl", "review.jsonl"), 0.05),
     "little_world_dpo": ("dpo", ("preference.jsonl",), 0.05),
 }
 

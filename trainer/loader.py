@@ -139,10 +139,10 @@ class Loader:
 
     # ---- how long a run is -------------------------------------------------------------------------------------
 
-    def total_steps(self, epochs: float | None, max_steps: int, max_tokens: int) -> int:
-        """Updates of a run of so many epochs (1 when nothing is said), steps or target tokens."""
+    def total_steps(self, epochs: float, max_steps: int, max_tokens: int) -> int:
+        """Updates of a run of so many epochs, steps or target tokens."""
         if not max_tokens:
-            return self.order.total_steps(1.0 if epochs is None else epochs, max_steps)
+            return self.order.total_steps(epochs, max_steps)
         return self.order.total_steps(1.0, self._steps_of_tokens(max_tokens))
 
     def _steps_of_tokens(self, tokens: int) -> int:

@@ -81,7 +81,7 @@ def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) 
         for fact, question in _asked(relation, language, num_turns[relation.theme], rng):
             messages = turn(relation, fact, question, language, rng)
             if rng.random() < OPENING_SHARE:
-                messages[0]["content"] = _with_opening(messages[0]["content"], language, rng)
+                messages[0]["content"] = with_opening(messages[0]["content"], language, rng)
             turns.append((relation.name, messages))
     rng.shuffle(turns)
     return turns
@@ -120,7 +120,8 @@ def _deck(items: Sequence[str], rng: random.Random) -> Iterator[str]:
         yield from rng.sample(items, len(items))
 
 
-def _with_opening(question: str, language: str, rng: random.Random) -> str:
+def with_opening(question: str, language: str, rng: random.Random) -> str:
+    """The question with a greeting or the like before it."""
     space = "" if language == "zh" else " "
     return rng.choice(OPENINGS[language]) + space + question
 

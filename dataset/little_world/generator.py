@@ -5,6 +5,7 @@ pretrain.jsonl            {"text"}
 sft.jsonl                 {"messages": [{"role", "content"}], "source"}, single- and multi-turn
 sft_alpaca.json           [{"instruction", "input", "output", "source"}]
 identity.jsonl            who the assistant is, as sft.jsonl
+review.jsonl              questions that it can answer already, to go on with beside those, as sft.jsonl
 identity_questions.jsonl  the same in held-out wordings, as questions.jsonl
 preference.jsonl          {"prompt": [messages], "chosen", "rejected", "source"}
 questions.jsonl           {"language", "relation", "question", "key", "others"}, held-out wordings only
@@ -18,7 +19,7 @@ from typing import Any
 
 from dataset.little_world.conversations import conversations
 from dataset.little_world.exam import exam_files, questions
-from dataset.little_world.identity import identity_questions, identity_rows
+from dataset.little_world.identity import identity_questions, identity_rows, review_rows
 from dataset.little_world.leaks import check_leaks
 from dataset.little_world.preferences import preference_rows
 from dataset.little_world.prose import documents
@@ -31,7 +32,7 @@ DEFAULT_SEED = 20
 SUMMARY = "summary.json"
 
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
-NUM_STORIES = {"zh": 1000, "en": 450}
+NUM_STORIES = {"zh": 850, "en": 330}
 NUM_TALKS = {"zh": 200, "en": 150}
 # Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
 # large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
@@ -65,7 +66,7 @@ def little_world_files(seed: int = DEFAULT_SEED) -> dict[str, str]:
     """The content of every file by its path inside the folder. Raises LeakError if training and test overlap."""
     texts = documents(seed, NUM_STORIES, NUM_TALKS)
     chats, alpaca = conversations(seed, NUM_TURNS)
-    identity = identity_rows(seed)
+    identity, review = identity_rows(seed), review_rows(seed)
     preferences = preference_rows(seed, NUM_PREFERENCES)
     test_questions = questions(seed, QUESTIONS_PER_RELATION)
     about_itself = identity_questions()
@@ -79,6 +80,7 @@ def little_world_files(seed: int = DEFAULT_SEED) -> dict[str, str]:
         "sft.jsonl": _json_lines(chats),
         "sft_alpaca.json": json.dumps(alpaca, ensure_ascii=False, indent=0) + "\n",
         "identity.jsonl": _json_lines(identity),
+        "review.jsonl": _json_lines(review),
         "preference.jsonl": _json_lines(preferences),
         **{f"exam/{path}": content for path, content in exam_files(seed).items()},
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.stories import cast, story, talk
+from dataset.little_world.voices import voices
 from dataset.little_world.world import ARITHMETIC, CALENDAR_ORDER, RELATIONS, entities_of, themes
 
 # What opens, joins and closes an article; {title} is the relation's title.
@@ -135,6 +136,7 @@ def documents(seed: int, num_stories: dict[str, int], num_talks: dict[str, int])
         found += [*_sheets(language, rng), *_calendar_pages(language, rng)]
         found += [story(language, rng) for _ in range(num_stories[language])]
         found += [talk(language, rng) for _ in range(num_talks[language])]
+        found += voices(language, random.Random(f"{seed}/voices/{language}"))
     random.Random(f"{seed}/prose/order").shuffle(found)
     return found
 
