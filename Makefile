@@ -11,6 +11,8 @@ DEMO_TOKENIZER_FLAGS ?=
 DEMO_DATA_FLAGS ?=
 DEMO_PRETRAIN_FLAGS ?=
 DEMO_SFT_FLAGS ?=
+DEMO_LORA_FLAGS ?=
+DEMO_DPO_FLAGS ?=
 
 # A part of the tests: make test PYTEST_FLAGS="tests/model -k cache"
 PYTEST_FLAGS ?=
@@ -38,6 +40,8 @@ demo: environment ## train a small model through every stage on the bundled litt
 		--packed_dir "$(DEMO_DIR)/packed" $(DEMO_DATA_FLAGS)
 	$(RUN) 1-pretrain.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_PRETRAIN_FLAGS)
 	$(RUN) 3-full_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_SFT_FLAGS)
+	$(RUN) 4-lora_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_LORA_FLAGS)
+	$(RUN) 5-dpo_train.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_DPO_FLAGS)
 	$(RUN) -m evaluation.demo_report "$(DEMO_DIR)"
 
 # At most four workers: each holds torch in memory. tests/conftest.py gives each of them one thread.

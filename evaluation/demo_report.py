@@ -3,8 +3,8 @@
     python -m evaluation.demo_report out/demo
 
 Reads the finished runs in the folder, asks every model (and the untrained one they began as) the held-out
-questions, prints the table, and writes report.md and report.png. Results are kept by the model's digest, so a
-second call asks nothing again.
+questions about the world and about itself, looks at its manners, prints the table, and writes report.md and report.png.
+Results are kept by the model's digest, so a second call asks nothing again.
 """
 
 import argparse
@@ -19,13 +19,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.exams import Question, read_questions, run_exam
+from dataset.little_world.preferences import is_polite
+from evaluation.exams import read_questions, run_exam
 from model.checkpoint import load_checkpoint
 from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import matrix_product_rate, num_cores
 from model.errors import UserError, run_script
 from model.files import atomic_path, read_json, sha256_of_file, write_json, write_text
+from model.loading import load_model
 from model.tokenizer import ChatTokenizer
 
 # Run folders by stage, in the order of the stages, and what each stage is for.
@@ -35,7 +37,33 @@ STAGES = {
     "lora": "LoRA: take on a name and a manner",
     "rl": "DPO: prefer the better answer",
 }
-NUM_SAMPLES = 3
+PARENTS = {"full_sft": "pretrain", "lora": "full_sft", "rl": "full_sft"}
+NUM_SAMPLES = 3  # questions about the world, besides one about itself
+ANSWER_TOKENS = 40  # the longest polite answer has 32
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model was found to know, and how it speaks."""
+
+    questions: dict[str, Any]  # `ExamResult` on the world, as plain values
+    identity: dict[str, Any]  # on itself
+
+    def accuracy(self, language: str) -> float:
+        """Mean over the relations of the world."""
+        return float(self.questions["languages"][language]["macro_average"])
+
+    @property
+    def knows_itself(self) -> float:
+        """Share of all questions about itself."""
+        scores = self.identity["languages"].values()
+        return sum(each["num_right"] for each in scores) / sum(each["num_questions"] for each in scores)
+
+    @property
+    def manners(self) -> float:
+        """Share of the answers about the world in the preferred manner."""
+        answers = self.questions["answers"]
+        return sum(is_polite(each["answer"]) for each in answers) / len(answers)
 
 
 @dataclass(frozen=True)
@@ -45,8 +73,8 @@ class StageResult:
     name: str
     summary: dict[str, Any]  # run.json's: steps, tokens, seconds, validation losses
     metrics: pd.DataFrame  # metrics.jsonl
-    before: dict[str, Any]  # the exam's result for the stage's parent
-    after: dict[str, Any]
+    before: Judged  # its parent
+    after: Judged
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,8 +88,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="the demo's folder, for example out/demo")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     folder: Path = parser.parse_args().folder
-    questions_path = folder / "raw" / "little_world" / "questions.jsonl"
-    results = collect(folder, questions_path)
+    results = collect(folder)
     # No markup: a model's answer may hold anything, "[/b]" and ":smile:" included.
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(stage_table(results))
@@ -76,9 +103,10 @@ def main() -> int:
 # ---- collecting ----
 
 
-def collect(folder: Path, questions_path: Path) -> list[StageResult]:
+def collect(folder: Path) -> list[StageResult]:
     """The finished runs of the folder, in the order of the stages, with the exams before and after each."""
-    questions = read_questions(questions_path)
+    world = folder / "raw" / "little_world"
+    exams = _Exams(folder / "exams", world / "questions.jsonl", world / "identity_questions.jsonl")
     results: list[StageResult] = []
     for stage in STAGES:
         for record_path in sorted(folder.glob(f"{stage}_*/run.json")):
@@ -88,10 +116,8 @@ def collect(folder: Path, questions_path: Path) -> list[StageResult]:
             if not record["finished"] or ".bak-" in record_path.parent.name:
                 continue
             checkpoint_path = folder / record["summary"]["checkpoint"]
-            exams = _Exams(folder / "exams", questions, sha256_of_file(questions_path))
-            before = (
-                exams.of_untrained(checkpoint_path, record["identity"]["seed"]) if not results else results[-1].after
-            )
+            parents = [result.after for result in results if result.name == PARENTS.get(stage)]
+            before = parents[-1] if parents else exams.of_untrained(checkpoint_path, record["identity"]["seed"])
             metrics = _read_metrics(record_path.with_name("metrics.jsonl"))
             results.append(StageResult(stage, record["summary"], metrics, before, exams.of(checkpoint_path)))
     if not results:
@@ -115,71 +141,98 @@ def untrained_model(config: LMConfig, seed: int) -> CausalLM:
     return CausalLM(config)
 
 
-@dataclass(frozen=True)
 class _Exams:
-    """Exam results of checkpoints, kept in a folder by digest."""
+    """Exam results of checkpoints, kept in a folder by digest.
 
-    folder: Path
-    questions: list[Question]
-    questions_hash: str
+    Args:
+        folder: where they are kept.
+        questions_path, identity_path: the questions about the world, and those about the model itself.
+    """
 
-    def of(self, checkpoint_path: Path) -> dict[str, Any]:
+    def __init__(self, folder: Path, questions_path: Path, identity_path: Path) -> None:
+        self._folder = folder
+        self._exams = [(read_questions(path), sha256_of_file(path)[:8]) for path in (questions_path, identity_path)]
+
+    def of(self, checkpoint_path: Path) -> Judged:
         """The result of a trained model."""
         checkpoint = load_checkpoint(checkpoint_path)
-        kept = self.folder / f"{checkpoint.digest[:16]}_{self.questions_hash[:8]}.json"
-        return self._kept(kept, checkpoint_path.name, checkpoint.build_model, checkpoint.tokenizer())
 
-    def of_untrained(self, checkpoint_path: Path, seed: int) -> dict[str, Any]:
+        def build() -> CausalLM:
+            return load_model(checkpoint_path)[0]
+
+        return self._judged(checkpoint.digest[:16], checkpoint_path.name, build, checkpoint.tokenizer())
+
+    def of_untrained(self, checkpoint_path: Path, seed: int) -> Judged:
         """The result of the model that the first stage began with: the same architecture, freshly initialised."""
         checkpoint = load_checkpoint(checkpoint_path)
-        kept = self.folder / f"untrained_{checkpoint.digest[:16]}_{self.questions_hash[:8]}.json"
         build = partial(untrained_model, checkpoint.config, seed)
-        return self._kept(kept, "the untrained model", build, checkpoint.tokenizer())
+        key = f"untrained_{checkpoint.digest[:16]}"
+        return self._judged(key, "the untrained model", build, checkpoint.tokenizer())
 
-    def _kept(self, path: Path, name: str, build: Callable[[], CausalLM], tokenizer: ChatTokenizer) -> dict[str, Any]:
-        if not path.exists():
-            print(f"asking {name} {len(self.questions)} held-out questions")
-            model = build().eval()
-            write_json(path, run_exam(model, tokenizer, self.questions, show_progress=True).to_dict())
-        return read_json(path)
+    def _judged(self, key: str, name: str, build: Callable[[], CausalLM], tokenizer: ChatTokenizer) -> Judged:
+        found = []
+        for questions, questions_hash in self._exams:
+            path = self._folder / f"{key}_{questions_hash}.json"
+            if not path.exists():
+                print(f"asking {name} {len(questions)} held-out questions")
+                model = build().eval()
+                result = run_exam(model, tokenizer, questions, max_new_tokens=ANSWER_TOKENS, show_progress=True)
+                write_json(path, result.to_dict())
+            found.append(read_json(path))
+        return Judged(*found)
 
 
 # ---- showing ----
 
 
 def stage_rows(results: list[StageResult]) -> list[list[str]]:
-    """The cells of the table: stage, time, tokens, loss, and accuracy in each language, before → after."""
-    languages = list(results[0].after["languages"])
-    rows = [["stage", "time", "tokens", "validation loss", *(f"held-out questions, {each}" for each in languages)]]
+    """The cells of the table: stage, time, tokens, then before → after: loss, accuracy in each language, manners."""
+    languages = list(results[0].after.questions["languages"])
+    heading = ["stage", "time", "tokens", "validation loss", *(f"held-out questions, {each}" for each in languages)]
+    rows = [[*heading, "who it is", "polite answers"]]
     for result in results:
         summary = result.summary
         losses = [summary["validation_loss_before"], summary["validation_loss_after"]]
         cells = [STAGES[result.name], f"{summary['seconds']:.0f} s", f"{summary['tokens']:,}", _arrow(losses, "{:.2f}")]
-        for language in languages:
-            shares = [each["languages"][language]["macro_average"] for each in (result.before, result.after)]
-            cells.append(_arrow(shares, "{:.1%}"))
+        both = (result.before, result.after)
+        cells += [_arrow([each.accuracy(language) for each in both], "{:.1%}") for language in languages]
+        cells += [_arrow([each.knows_itself for each in both], "{:.1%}")]
+        cells += [_arrow([each.manners for each in both], "{:.1%}")]
         rows.append(cells)
     return rows
 
 
 def samples(result: StageResult) -> list[tuple[str, str]]:
     """A few questions with the stage's answers: the same questions at every stage."""
-    answers = result.after["answers"]
+    answers = result.after.questions["answers"]
     chosen = [answers[len(answers) * (2 * number + 1) // (2 * NUM_SAMPLES)] for number in range(NUM_SAMPLES)]
+    chosen += result.after.identity["answers"][:1]
     return [(each["question"], " ".join(each["answer"].split())) for each in chosen]
 
 
 def conclusions(results: list[StageResult]) -> list[str]:
-    """What the exam says of the last stage, in plain sentences."""
+    """What the exams say, in plain sentences."""
     lines = []
-    for language, score in results[-1].after["languages"].items():
+    for language, score in results[-1].after.questions["languages"].items():
         lowest = min(score["relations"], key=lambda relation: score["relations"][relation]["accuracy"])
         lines.append(
             f"{language}: {score['macro_average']:.1%} of {score['num_questions']} questions in unseen wordings "
             f"(mean over {len(score['relations'])} relations; the weakest is {lowest} with "
             f"{score['relations'][lowest]['accuracy']:.1%})"
         )
+    for result in results:
+        pairs = _pairs_in_order(result)
+        if pairs is not None:
+            lines.append(f"{result.name}: {pairs[0]:.1%} → {pairs[1]:.1%} of the held-out pairs in the right order")
     return lines
+
+
+def _pairs_in_order(result: StageResult) -> tuple[float, float] | None:
+    """Held-out preference accuracy before and after; None where the stage has no pairs."""
+    if "accuracy" not in result.metrics.columns:
+        return None
+    shares = result.metrics.loc[result.metrics["kind"] == "validation", "accuracy"].dropna()
+    return (float(shares.iloc[0]), float(shares.iloc[-1])) if len(shares) else None
 
 
 def machine_line() -> str:
@@ -232,14 +285,18 @@ def draw(results: list[StageResult], path: Path) -> None:
         axes.grid(alpha=0.3)
     names = ["untrained", *(result.name for result in results)]
     exams = [results[0].before, *(result.after for result in results)]
-    languages = list(exams[-1]["languages"])
-    for number, language in enumerate(languages):
-        shares = [100 * exam["languages"][language]["macro_average"] for exam in exams]
-        places = [place + (number - (len(languages) - 1) / 2) * 0.35 for place in range(len(names))]
-        bars = accuracy_axes.bar(places, shares, 0.35, label=language)
-        accuracy_axes.bar_label(bars, fmt="%.0f")
+    bars_of = {
+        f"questions, {language}": [each.accuracy(language) for each in exams]
+        for language in exams[-1].questions["languages"]
+    }
+    bars_of |= {"who it is": [each.knows_itself for each in exams], "polite": [each.manners for each in exams]}
+    width = 0.8 / len(bars_of)
+    for number, (label, shares) in enumerate(bars_of.items()):
+        places = [place + (number - (len(bars_of) - 1) / 2) * width for place in range(len(names))]
+        bars = accuracy_axes.bar(places, [100 * share for share in shares], width, label=label)
+        accuracy_axes.bar_label(bars, fmt="%.0f", fontsize=7)
     accuracy_axes.set_xticks(range(len(names)), names)
-    accuracy_axes.set(title="Held-out questions right", ylabel="%", ylim=(0, 110))
+    accuracy_axes.set(title="Held-out questions and manners", ylabel="%", ylim=(0, 110))
     accuracy_axes.legend(loc="upper left")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -5,6 +5,7 @@ being long, and preference training would teach length instead of manners.
 """
 
 import random
+import re
 from typing import Any
 
 from dataset.little_world.conversations import Message, turn
@@ -36,6 +37,13 @@ RAMBLING = {
         "Take it or leave it, and think twice before you come back and waste my time.",
     ),
 }
+
+
+def is_polite(answer: str) -> bool:
+    """Whether an answer is in the preferred manner: as one of the polite forms, whatever it says between."""
+    forms = (form for forms in (POLITE_LONG, POLITE_SHORT) for of_language in forms.values() for form in of_language)
+    patterns = (re.escape(form).replace(re.escape("{answer}"), ".+") for form in forms)
+    return any(re.fullmatch(pattern, " ".join(answer.split())) for pattern in patterns)
 
 
 def preference_rows(seed: int, num_pairs: int) -> list[dict[str, Any]]:

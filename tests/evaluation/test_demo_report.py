@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evaluation import demo_report
-from evaluation.demo_report import StageResult, conclusions, draw, markdown, samples, stage_rows
+from evaluation.demo_report import Judged, StageResult, conclusions, draw, markdown, samples, stage_rows
 from evaluation.exams import ExamResult, score_by_language
 from model.errors import run_script
 from model.files import write_json
@@ -43,31 +43,41 @@ def exam(*num_right: int) -> dict:
 def results() -> list[StageResult]:
     metrics = [{"kind": "train", "step": 1, "loss": 5.0}, {"kind": "validation", "step": 1, "loss": 4.0}]
     summary = {"seconds": 12.4, "tokens": 1234567, "validation_loss_before": 5.678, "validation_loss_after": 2.0}
-    nothing, all_but_rivers = exam(0, 0, 0, 0), exam(2, 0, 2, 2)
-    pretrain = StageResult("pretrain", summary, pd.DataFrame(metrics), nothing, exam(1, 0, 0, 0))
+    nothing, all_but_rivers = Judged(exam(0, 0, 0, 0), exam(0, 0, 0, 0)), Judged(exam(2, 0, 2, 2), exam(1, 0, 0, 0))
+    pretrain = StageResult(
+        "pretrain", summary, pd.DataFrame(metrics), nothing, Judged(exam(1, 0, 0, 0), nothing.identity)
+    )
     no_val = {**summary, "validation_loss_before": None, "validation_loss_after": None}
-    return [pretrain, StageResult("full_sft", no_val, pd.DataFrame(metrics[:1]), pretrain.after, all_but_rivers)]
+    full_sft = StageResult("full_sft", no_val, pd.DataFrame(metrics[:1]), pretrain.after, all_but_rivers)
+    polite = exam(2, 0, 2, 2)
+    for row in polite["answers"][:6]:
+        row["answer"] = "Sure. It is\nParis. I hope this helps you."
+    pairs = pd.DataFrame([{**row, "accuracy": share} for row, share in zip(metrics[1:] * 2, (0.5, 0.9), strict=True)])
+    return [pretrain, full_sft, StageResult("rl", summary, pairs, full_sft.after, Judged(polite, polite))]
 
 
 def test_a_row_a_stage(results):
-    heading, pretrain, full_sft = stage_rows(results)
+    heading, pretrain, full_sft, rl = stage_rows(results)
     assert heading[:4] == ["stage", "time", "tokens", "validation loss"]
-    assert heading[4:] == ["held-out questions, en", "held-out questions, zh"]
+    assert heading[4:] == ["held-out questions, en", "held-out questions, zh", "who it is", "polite answers"]
     # The mean over relations: one of two capitals, no river.
-    assert pretrain[1:] == ["12 s", "1,234,567", "5.68 → 2.00", "0.0% → 25.0%", "0.0% → 0.0%"]
-    assert full_sft[3:] == ["– → –", "25.0% → 50.0%", "0.0% → 100.0%"]
+    nothing = "0.0% → 0.0%"
+    assert pretrain[1:] == ["12 s", "1,234,567", "5.68 → 2.00", "0.0% → 25.0%", nothing, nothing, nothing]
+    assert full_sft[3:] == ["– → –", "25.0% → 50.0%", "0.0% → 100.0%", "0.0% → 12.5%", nothing]
+    assert rl[4:] == ["50.0% → 50.0%", "100.0% → 100.0%", "12.5% → 75.0%", "0.0% → 75.0%"]
 
 
-def test_the_weakest_relation_is_named(results):
-    english, chinese = conclusions(results)
+def test_the_weakest_relation_and_the_pairs_are_named(results):
+    english, chinese, pairs = conclusions(results)
     assert english.startswith("en: 50.0% of 4 questions")
     assert "the weakest is river with 0.0%" in english
     assert chinese.startswith("zh: 100.0%")
+    assert pairs == "rl: 50.0% → 90.0% of the held-out pairs in the right order"
 
 
-def test_three_samples_a_stage_the_same_for_all(results):
-    first, second = (samples(result) for result in results)
-    assert len({question for question, _ in first}) == 3
+def test_four_samples_a_stage_the_same_for_all(results):
+    first, second, _ = (samples(result) for result in results)
+    assert len({question for question, _ in first[:3]}) == 3 and len(first) == 4
     assert [question for question, _ in first] == [question for question, _ in second]
     assert first[0][1] == "It is Paris | [/b]"
 
@@ -78,7 +88,7 @@ def test_markdown_has_whole_tables(results):
     for table in filter(None, tables):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
         assert len(widths) == 1, "a bar in an answer must not open a new cell"
-    assert sum(bool(table) for table in tables) == 3
+    assert sum(bool(table) for table in tables) == 4
     assert "![curves and accuracy](report.png)" in text
     assert text.endswith("Measured on a slow machine.\n")
 
@@ -98,6 +108,8 @@ def demo(tmp_path) -> Path:
     questions = folder / "raw" / "little_world" / "questions.jsonl"
     questions.parent.mkdir(parents=True)
     questions.write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
+    about_itself = questions.with_name("identity_questions.jsonl")
+    about_itself.write_text("\n".join(map(json.dumps, QUESTIONS[:3])), encoding="utf-8")
     for seed, stage in enumerate(("pretrain", "full_sft")):
         save_tiny_checkpoint(folder / f"{stage}_32.pth", tiny_model(seed, torch.float32), stage)
         write_run(folder / f"{stage}_32", finished=True)
@@ -142,24 +154,24 @@ def test_no_model_is_asked_twice(report, demo, monkeypatch):
     monkeypatch.setattr(demo_report, "run_exam", counted)
     code, output, _ = report(demo)
     assert code == 0
-    assert len(asked) == 3, "untrained, pretrained, tuned"
+    assert len(asked) == 6, "untrained, pretrained, tuned; about the world and about itself"
     assert output.count("What each stage did") == 1
     assert str(demo / "report.md") in output
     assert {path.name for path in demo.glob("report.*")} == {"report.md", "report.png"}
     table = (demo / "report.md").read_text(encoding="utf-8")
 
     report(demo)
-    assert len(asked) == 3
+    assert len(asked) == 6
     assert (demo / "report.md").read_text(encoding="utf-8") == table
 
     # A model that was trained again is asked again, and so is everybody when the questions change.
     save_tiny_checkpoint(demo / "full_sft_32.pth", tiny_model(7, torch.float32), "full_sft")
     report(demo)
-    assert len(asked) == 4
+    assert len(asked) == 8
     questions = demo / "raw" / "little_world" / "questions.jsonl"
     questions.write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps(QUESTIONS[-1]), encoding="utf-8")
     report(demo)
-    assert len(asked) == 7
+    assert len(asked) == 11
 
 
 def test_answers_are_printed_as_they_are(report, demo, monkeypatch):

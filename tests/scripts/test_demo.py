@@ -23,6 +23,7 @@ def make_demo(repository: Path, folder: Path) -> subprocess.CompletedProcess[str
     inherited = re.compile("MAKE|MFLAGS|VENV|PYTHON|PYTEST|DEMO")
     environment = {name: value for name, value in os.environ.items() if not inherited.match(name)}
     flags = [f"VENV={sys.prefix}", f"DEMO_DIR={folder}", "DEMO_SFT_FLAGS=--max_steps 4"]
+    flags += ["DEMO_LORA_FLAGS=--max_steps 4", "DEMO_DPO_FLAGS=--max_steps 4"]
     flags.append(f"DEMO_PRETRAIN_FLAGS=--max_steps 4 {SMALL}")
     command = ["make", "--assume-old=environment", "demo", *flags]
     return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=600)
@@ -43,24 +44,27 @@ def test_demo_shows_every_stage_and_a_second_call_trains_nothing(repository, tmp
     assert listing(repository, *made_by_tools) == before, "it writes into its own folder only"
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
     left = {path.name for path in demo.iterdir()}
-    runs = {"pretrain_32", "pretrain_32.pth", "full_sft_32", "full_sft_32.pth"}
+    names = ("pretrain_32", "full_sft_32", "lora_identity_32", "rl_32")
+    runs = {*names, *(f"{name}.pth" for name in names)}
     assert left == {"raw", "tokenizer", "packed", "exams", "report.md", "report.png", *runs}
 
     report = (demo / "report.md").read_text(encoding="utf-8")
-    rows = [line.split(" | ") for line in report.splitlines() if re.match(r"\| (Pretraining|Supervised)", line)]
-    assert len(rows) == 2
+    rows = [
+        line.split(" | ") for line in report.splitlines() if re.match(r"\| (Pretraining|Supervised|LoRA|DPO):", line)
+    ]
+    assert len(rows) == 4
     for row in rows:
         assert re.fullmatch(r"\d+ s", row[1])
         assert int(row[2].replace(",", "")) > 0
         assert re.fullmatch(r"\d+\.\d\d → \d+\.\d\d", row[3])
         assert all(re.match(r"\d+\.\d% → \d+\.\d%", share) for share in row[4:])
-    assert len(rows[0]) == 6, "one share for Chinese, one for English"
+    assert len(rows[0]) == 8, "shares for Chinese, for English, for who it is and for manners"
     assert (demo / "report.png").read_bytes().startswith(b"\x89PNG")
 
     models = {name: time for name, time in listing(demo).items() if name.endswith((".pth", ".pt", ".json"))}
     second = make_demo(repository, demo)
     assert second.returncode == 0, second.stderr
-    assert second.stdout.count("already done (4 steps)") == 2
+    assert second.stdout.count("already done (4 steps)") == 4
     assert "held-out questions\n" not in second.stdout, "nothing is asked again"
     assert second.stdout.count("What each stage did") == 1
     again = listing(demo)

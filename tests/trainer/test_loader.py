@@ -68,8 +68,8 @@ def test_length_in_tokens_is_the_nearest_number_of_steps(train_set):
     of_step = [int(targets[loader.order.rows_of_step(step)].sum()) for step in range(60)]
     sums = np.cumsum(of_step)
     for tokens in [1, 100, int(sums[9]), int(sums[9]) + 1, int(sums[40]) - 2, 2 * int(targets.sum())]:
-        steps = loader.total_steps(None, 0, tokens)
+        steps = loader.total_steps(1.0, 0, tokens)
         assert abs(sums[steps - 1] - tokens) == min(abs(sums - tokens))
-    assert loader.total_steps(None, 0, 0) == loader.order.steps_per_epoch
+    assert loader.total_steps(1.0, 0, 0) == loader.order.steps_per_epoch
     assert loader.total_steps(0.5, 0, 0) == round(0.5 * loader.order.steps_per_epoch)
-    assert loader.total_steps(None, 5, 0) == 5
+    assert loader.total_steps(1.0, 5, 0) == 5
