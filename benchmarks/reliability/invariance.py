@@ -63,12 +63,21 @@ def ways(*processes_and_zero: tuple[int, str | None], padded: bool = True) -> li
 DDP = [(2, None), (4, None)]
 ZERO = [(2, "zero1"), (4, "zero1"), (2, "zero2"), (4, "zero2"), (2, "zero3"), (4, "zero3")]
 FLOAT64 = ["--dtype", "float64"]
+RANK = ["--lora_rank", 4]
+SETS = {"1": "text", "3": "chat", "4": "chat", "5": "pairs"}  # by the number of the script
 
 BLOCKS = [
     Block("pretrain dense", "1-pretrain.py", [*SIZES, *ADAMW], 1e-5, 1e-4, ways(*DDP, *ZERO)),
     Block("pretrain moe", "1-pretrain.py", [*MOE, *ADAMW], 1e-5, 1e-4, ways(*DDP, (2, "zero2"), (2, "zero3"))),
     Block("sft dense", "3-full_sft.py", ADAMW, 1e-5, 1e-4, ways(*DDP, (2, "zero1"), (2, "zero2"), (2, "zero3"))),
     Block("sft moe", "3-full_sft.py", ADAMW, 1e-5, 1e-4, ways(*DDP, (2, "zero2"))),
+    Block("lora dense", "4-lora_sft.py", [*ADAMW, *RANK], 1e-5, 1e-4, ways(*DDP, (2, "zero2"), (2, "zero3"))),
+    Block("lora moe", "4-lora_sft.py", [*ADAMW, *RANK], 1e-5, 1e-4, ways(*DDP, (2, "zero2"))),
+    Block("dpo dense", "5-dpo_train.py", ADAMW, 1e-5, 1e-4, ways(*DDP, (2, "zero2"), (2, "zero3"))),
+    Block("dpo moe", "5-dpo_train.py", ADAMW, 1e-5, 1e-4, ways(*DDP, (2, "zero2"))),
+    Block("dpo dense lora", "5-dpo_train.py", [*ADAMW, *RANK], 1e-5, 1e-4, ways(*DDP, (2, "zero2"))),
+    Block("lora dense float64", "4-lora_sft.py", [*ADAMW, *RANK, *FLOAT64], 1e-9, 1e-9, ways(*DDP)),
+    Block("dpo dense float64", "5-dpo_train.py", [*ADAMW, *FLOAT64], 1e-9, 1e-9, ways(*DDP)),
     Block("pretrain dense float64", "1-pretrain.py", [*SIZES, *ADAMW, *FLOAT64], 1e-9, 1e-9, ways(*DDP)),
     Block("pretrain moe float64", "1-pretrain.py", [*MOE, *ADAMW, *FLOAT64], 1e-9, 1e-9, ways(*DDP)),
     Block("sft dense float64", "3-full_sft.py", [*ADAMW, *FLOAT64], 1e-9, 1e-9, ways(*DDP)),
@@ -123,8 +132,7 @@ def measure(world: Path, block: Block, steps: int) -> bool:
 
 def train(world: Path, block: Block, split: Split, steps: int) -> tuple[np.ndarray, torch.Tensor]:
     """One run: the loss of every update, and all final weights as one vector."""
-    is_sft = block.script.startswith("3")
-    data_path = world / "packed" / (("chat" if is_sft else "text") + ("_padded" if split.padded else ""))
+    data_path = world / "packed" / (SETS[block.script[0]] + ("_padded" if split.padded else ""))
     # The whole set is one global batch, so packed and padded rows hold the same segments in every update.
     shares = split.launched.processes * split.accumulation_steps
     batch_size = -(-PackedSet.open(data_path).num_rows // shares)
@@ -133,7 +141,7 @@ def train(world: Path, block: Block, split: Split, steps: int) -> tuple[np.ndarr
     flags += ["--batch_size", batch_size, "--accumulation_steps", split.accumulation_steps, "--device", "cpu"]
     flags += ["--log_interval", 1, "--document_mask", "true", "--sample_interval", -1, "--num_threads", 1]
     flags += ["--warmup_iters", 5, "--max_rollbacks", 0, "--overwrite"]
-    if is_sft:
+    if not block.script.startswith("1"):
         flags += ["--init_from", parent(world, moe="moe" in block.name)]
     run(block.script, *flags, *block.flags, launched=split.launched)
     weights = load_checkpoint(world / "out" / f"{name}.pth").weights

@@ -2,6 +2,7 @@
 
     python -m benchmarks.reliability.resume                      30 kills of one process and of two
     python -m benchmarks.reliability.resume --kills 6 --processes 2
+    python -m benchmarks.reliability.resume --stage dpo          preferences (or lora) in the place of pretraining
 
 A run of 200 updates that saves every 5 is trained once without a disturbance. Then it is trained again and again, each
 time killed with −9 once: at a uniformly random time, or in the middle of a save (seen by its half-written folder). The
@@ -22,13 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 import torch
 
-from benchmarks.reliability.invariance import ADAMW, MOE, SIZES
+from benchmarks.reliability.invariance import ADAMW, MOE, SETS, SIZES, parent
 from benchmarks.reliability.launching import Launched, losses, run, start
 from benchmarks.reliability.worlds import make_world
 from model.checkpoint import load_checkpoint
@@ -45,6 +46,7 @@ BY_THE_CLOCK = ("seconds", "tokens_per", "mfu", "memory")
 class ResumeSettings:
     """How much of it."""
 
+    stage: Literal["pretrain", "lora", "dpo"] = flag("pretrain", "what is trained")
     kills: int = flag(30, "killed runs")
     processes: int = flag(0, "of each run; 0: two thirds of the runs have one, the others two")
     at_once: int = flag(2, "runs side by side")
@@ -69,17 +71,26 @@ def main() -> int:
         raise UserError("--kills and --at_once: expected 1 or more; --processes: expected 0, 1 or 2")
     with tempfile.TemporaryDirectory() as temporary:
         world = make_world(Path(settings.folder or temporary))
-        is_good = measure_kills(world, settings) and measure_changes(world)
+        is_good = measure_kills(world, settings)
+        if settings.stage == "pretrain":
+            is_good = measure_changes(world) and is_good
     return 0 if is_good else 1
 
 
-def flags_of(world: Path, name: str) -> list[Any]:
+SCRIPTS = {"pretrain": "1-pretrain.py", "lora": "4-lora_sft.py", "dpo": "5-dpo_train.py"}
+
+
+def flags_of(world: Path, stage: str, name: str) -> list[Any]:
     """A mixture of experts with dropout, accumulation, data workers: whatever could be restored wrongly."""
-    flags = ["--data_path", world / "packed" / "text", "--val_path", world / "packed" / "text_padded"]
+    data_path = world / "packed" / SETS[SCRIPTS[stage][0]]
+    flags = ["--data_path", data_path, "--val_path", data_path.with_name(f"{data_path.name}_padded")]
     flags += ["--out_dir", world / "resumed", "--run_name", name, "--max_steps", STEPS, "--device", "cpu"]
     flags += ["--save_interval", SAVE_INTERVAL, "--eval_interval", 50, "--log_interval", 1, "--num_threads", 1]
-    flags += ["--batch_size", 2, "--accumulation_steps", 3, "--num_workers", 1, *MOE, "--dropout", 0.1]
-    return [*flags, "--warmup_iters", 10]
+    flags += ["--batch_size", 2, "--accumulation_steps", 3, "--num_workers", 1, "--warmup_iters", 10]
+    if stage == "pretrain":
+        return [*flags, *MOE, "--dropout", 0.1]
+    flags += ["--init_from", parent(world, moe=True)]
+    return [*flags, "--lora_dropout", 0.1] if stage == "lora" else flags
 
 
 # ---- kills ----------------------------------------------------------------------------------------------------
@@ -100,30 +111,31 @@ def measure_kills(world: Path, settings: ResumeSettings) -> bool:
     seconds = {}
     for processes in sorted({kill.processes for kill in kills}):
         begin = time.monotonic()
-        run("1-pretrain.py", *flags_of(world, f"whole_{processes}"), launched=Launched(processes))
+        flags = flags_of(world, settings.stage, f"whole_{processes}")
+        run(SCRIPTS[settings.stage], *flags, launched=Launched(processes))
         seconds[processes] = time.monotonic() - begin
     with ThreadPoolExecutor(settings.at_once) as pool:
-        results = list(pool.map(lambda kill: _killed(world, kill, seconds[kill.processes]), kills))
+        results = list(pool.map(lambda kill: _killed(world, settings.stage, kill, seconds[kill.processes]), kills))
     saves = sum(was_in_save for _, was_in_save in results)
     equal = sum(not differences for differences, _ in results)
     print(f"{equal} of {len(kills)} runs ended with the undisturbed run's bits; {saves} were killed inside a save")
     return equal == len(kills)
 
 
-def _killed(world: Path, kill: Kill, seconds: float) -> tuple[list[str], bool]:
+def _killed(world: Path, stage: str, kill: Kill, seconds: float) -> tuple[list[str], bool]:
     """Kill a run, start it again, compare. Returns what differs, and whether a save was cut off."""
     name = f"killed_{kill.number}"
-    launched, flags = Launched(kill.processes), flags_of(world, name)
+    launched, flags, script = Launched(kill.processes), flags_of(world, stage, name), SCRIPTS[stage]
     folder = world / "resumed" / name
     was_in_save = None
     while was_in_save is None:  # a run that had ended before it was killed proves nothing
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".pth").unlink(missing_ok=True)
-        was_in_save = _kill(start("1-pretrain.py", flags, launched), folder / "resume", kill, seconds)
+        was_in_save = _kill(start(script, flags, launched), folder / "resume", kill, seconds)
         kill = replace(kill, share=kill.share / 2)
     rows = read_metrics(folder / "metrics.jsonl")
     reached = rows[-1]["step"] if rows else 0
-    output = run("1-pretrain.py", *flags, launched=launched)
+    output = run(script, *flags, launched=launched)
     going_on = next((line for line in output.splitlines() if line.startswith("going on from")), "from the beginning")
     differences = compare(world, name, f"whole_{kill.processes}")
     where = "inside a save" if was_in_save else "between saves"

@@ -1,4 +1,4 @@
-"""Small packed sets to train on: text and conversations of the little world, packed and, for comparison, padded."""
+"""Small packed sets to train on: text, conversations and pairs of the little world, packed and, to compare, padded."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,26 @@ import numpy as np
 
 from benchmarks.reliability.launching import run
 from dataset.little_world.generator import little_world_files
-from dataset.packing import PackedSet, PackedSetWriter, Piece
+from dataset.packing import ROLE_CHOSEN, PackedSet, PackedSetWriter, Piece
 from model.tokenizer import ChatTokenizer
 
 MAX_SEQ_LEN = 96
 
 
-def make_world(folder: Path, num_texts: int = 60, num_conversations: int = 60) -> Path:
-    """Packed sets `text` and `chat`, and their twins `text_padded` and `chat_padded`, in `folder`/packed."""
+# Name of the set: kind, file of the little world, and how many rows of it.
+SETS = {
+    "text": ("pretrain", "pretrain.jsonl", 60),
+    "chat": ("sft", "sft.jsonl", 60),
+    "pairs": ("dpo", "preference.jsonl", 80),
+}
+
+
+def make_world(folder: Path) -> Path:
+    """Packed sets `text`, `chat` and `pairs`, and their twins `text_padded` and so on, in `folder`/packed."""
     if (folder / "packed").exists():
         return folder
     files = little_world_files()
-    for name, count in (("pretrain.jsonl", num_texts), ("sft.jsonl", num_conversations)):
+    for _, name, count in SETS.values():
         lines = files[name].splitlines()
         chosen = lines[:: max(1, len(lines) // count)][:count]
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +34,7 @@ def make_world(folder: Path, num_texts: int = 60, num_conversations: int = 60) -
     tokenizer = folder / "tokenizer"
     run("train_tokenizer.py", "--data_path", folder / "pretrain.jsonl", "--vocab_size", 512, "--tokenizer", tokenizer)
     packed = folder / "making"
-    for kind, source, name in (("pretrain", "pretrain.jsonl", "text"), ("sft", "sft.jsonl", "chat")):
+    for name, (kind, source, _) in SETS.items():
         flags = ["--name", name, "--tokenizer", tokenizer, "--packed_dir", packed, "--max_seq_len", MAX_SEQ_LEN]
         run("data_process.py", kind, "--data_path", folder / source, *flags)
         pad_out(PackedSet.open(packed / name), packed / f"{name}_padded")
@@ -35,17 +43,21 @@ def make_world(folder: Path, num_texts: int = 60, num_conversations: int = 60) -
 
 
 def pad_out(packed: PackedSet, folder: Path) -> PackedSet:
-    """The same segments, one a row: what a loader without packing would give."""
+    """The same segments, one a row (or one pair): what a loader without packing would give."""
     folder.mkdir()
     tokenizer = ChatTokenizer.from_folder(packed.folder / "tokenizer")
     pad_token_id = packed.meta["pad_token_id"]
     writer = PackedSetWriter(folder, packed.kind, packed.max_seq_len, tokenizer.vocab_size, pad_token_id)
+    pieces = []
     for segment in packed.segments:
         if segment["start"] == packed.row_length - 1:
             continue  # a lone opener in a row's last slot: nothing is predicted from it, here or there
         place = np.s_[segment["row"], segment["start"] : segment["start"] + segment["length"]]
         mask = None if packed.mask is None else np.array(packed.mask[place])
-        writer.add_row([Piece(np.array(packed.tokens[place]), mask, int(segment["source"]), int(segment["role"]))])
+        pieces.append(Piece(np.array(packed.tokens[place]), mask, int(segment["source"]), int(segment["role"])))
+        if segment["role"] != ROLE_CHOSEN:
+            writer.add_row(pieces)
+            pieces = []
     facts = {"name": folder.name, "sources": packed.sources, "num_documents": packed.meta["num_documents"]}
     writer.finish(tokenizer, facts)
     return PackedSet.open(folder)
@@ -77,5 +89,5 @@ def make_random_set(folder: Path, num_rows: int, max_seq_len: int = 512, vocab_s
 
 def describe(folder: Path) -> str:
     """One line about the sets."""
-    sets = [PackedSet.open(folder / "packed" / name) for name in ("text", "text_padded", "chat", "chat_padded")]
+    sets = [PackedSet.open(folder / "packed" / name) for each in SETS for name in (each, f"{each}_padded")]
     return json.dumps({each.folder.name: each.num_rows for each in sets})
