@@ -67,11 +67,19 @@ def find_base(path: str | Path, adapter: Checkpoint, base: str | Path | None = N
         if _digest(Path(base)) != digest:
             raise UserError(f"--base {base}: is not the model that {path} was trained on ({known}, {digest[:12]}…)")
         return Path(base)
-    folder = Path(path).parent
-    for candidate in (known, folder / known.name, *sorted(folder.glob("*.pth"))):
-        if candidate != Path(path) and candidate.exists() and _digest(candidate) == digest:
-            return candidate
-    raise UserError(f"{path}: its base {known} ({digest[:12]}…) is neither there nor beside it; name it with --base")
+    folder, unreadable = Path(path).parent, []
+    for candidate in dict.fromkeys((known, folder / known.name, *sorted(folder.glob("*.pth")))):
+        if candidate == Path(path) or not candidate.exists():
+            continue
+        try:
+            if _digest(candidate) == digest:
+                return candidate
+        except UserError:  # another program's file, or a damaged one: it may lie there, and may have been the base
+            unreadable.append(f"{candidate}")
+    remark = f" ({', '.join(unreadable)} cannot be read)" if unreadable else ""
+    raise UserError(
+        f"{path}: its base {known} ({digest[:12]}…) is neither there nor beside it{remark}; name it with --base"
+    )
 
 
 def _digest(path: Path) -> str:
@@ -161,7 +169,7 @@ class AdapterSwitch:
         if name and name not in self._adapters:
             raise UserError(f"no adapter is called {name!r}; there are {', '.join(self) or 'none'}")
         unmerge_lora(self._model, self._before)
-        self._before, self.active = {}, name
+        self._before, self.active = {}, ""
         if name:
             _load_adapter(self._model, *self._adapters[name])
-            self._before = merge_lora(self._model)
+            self._before, self.active = merge_lora(self._model), name

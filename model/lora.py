@@ -74,6 +74,11 @@ def _thin_matrix(like: Tensor, *shape: int) -> nn.Parameter:
     return nn.Parameter(like.new_zeros(shape))
 
 
+def _wide(weight: Tensor) -> Tensor:
+    """In float64, so that a merged weight is rounded once; on the CPU where a device has no float64."""
+    return (weight.cpu() if weight.device.type == "mps" else weight).detach().double()
+
+
 class LoRALinear(nn.Linear):
     """A linear layer of any shape with its addition. `weight` and `bias` are those of the layer it stands for."""
 
@@ -107,9 +112,9 @@ class LoRALinear(nn.Linear):
 
     def merged(self) -> dict[str, Tensor]:
         """The weight of a plain layer that computes the same; summed in float64, then rounded once."""
-        whole = self.weight.double() + self.scale * self.lora_B.double() @ self.lora_A.double()
+        whole = _wide(self.weight) + self.scale * _wide(self.lora_B) @ _wide(self.lora_A)
         if self.lora_magnitude is not None:
-            whole = whole * (self.lora_magnitude.double() / whole.norm(dim=1))[:, None]
+            whole = whole * (_wide(self.lora_magnitude) / whole.norm(dim=1))[:, None]
         return {"weight": whole}
 
 
@@ -135,8 +140,8 @@ class LoRAExperts(Experts):
     def merged(self) -> dict[str, Tensor]:
         """The stacks of plain experts that compute the same."""
         return {
-            name: getattr(self, name).double()
-            + self.scale * getattr(self, f"lora_B_{name}").double() @ getattr(self, f"lora_A_{name}").double()
+            name: _wide(getattr(self, name))
+            + self.scale * _wide(getattr(self, f"lora_B_{name}")) @ _wide(getattr(self, f"lora_A_{name}"))
             for name in _STACKS
         }
 
@@ -197,15 +202,15 @@ class LoRAHead(LMHead):
 
     def merged(self) -> dict[str, Tensor]:
         """The weight of a plain head."""
-        whole = self.weight.double()
+        whole = _wide(self.weight)
         if self.has_addition:
-            whole = whole + self.scale * self.lora_B.double() @ self.lora_A.double()
+            whole = whole + self.scale * _wide(self.lora_B) @ _wide(self.lora_A)
         return {"weight": _with_rows(whole, self.token_ids, self.lora_rows) if self.token_ids else whole}
 
 
 def _with_rows(weight: Tensor, token_ids: list[int], rows: Tensor) -> Tensor:
     places = torch.tensor(token_ids, device=weight.device)
-    return weight.detach().index_copy(0, places, rows.detach().to(weight.dtype))
+    return weight.detach().index_copy(0, places, rows.detach().to(weight.device).to(weight.dtype))
 
 
 # ---- putting them in place ------------------------------------------------------------------------------------
@@ -251,11 +256,11 @@ def attach_lora(model: CausalLM, config: LoRAConfig, seed: int = 0) -> None:
         elif isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.targets:
             _replace(model, name, LoRALinear(module, config))
     if config.token_ids:
-        model.model.embed_tokens = LoRAEmbedding(model.model.embed_tokens, config)
+        _replace(model, "model.embed_tokens", LoRAEmbedding(model.model.embed_tokens, config))
     if config.token_ids or HEAD in config.targets:
         is_shared = bool(config.token_ids) and model.config.tie_embeddings
         rows = cast(LoRAEmbedding, model.model.embed_tokens).lora_rows if is_shared else None
-        model.lm_head = LoRAHead(model.lm_head, config, rows)
+        _replace(model, "lm_head", LoRAHead(model.lm_head, config, rows))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in adapter_parameters(model):
         if ".lora_A" in name:
@@ -265,6 +270,8 @@ def attach_lora(model: CausalLM, config: LoRAConfig, seed: int = 0) -> None:
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    # A new module is in training mode: in a model that is not, its dropout would go on.
+    module.train(model.get_submodule(name).training)
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 
@@ -276,9 +283,19 @@ def adapter_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 @torch.no_grad()
 def load_lora(model: CausalLM, config: LoRAConfig, weights: Mapping[str, Tensor]) -> None:
-    """Put a stored adapter on a model. UserError: it belongs to another architecture."""
+    """Put a stored adapter on a model. UserError, and the model is as before: it belongs to another architecture."""
     attach_lora(model, config)
     parameters = dict(adapter_parameters(model))
+    try:
+        _check_fit(parameters, weights)
+    except UserError:
+        detach_lora(model)
+        raise
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+
+
+def _check_fit(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     if wrong := sorted(parameters.keys() ^ weights.keys()):
         what = "lacks" if wrong[0] in parameters else "has"
         raise UserError(f"the adapter {what} {wrong[0]}; it belongs to another architecture")
@@ -286,7 +303,6 @@ def load_lora(model: CausalLM, config: LoRAConfig, weights: Mapping[str, Tensor]
         if parameter.shape != weights[name].shape:
             found, wanted = list(weights[name].shape), list(parameter.shape)
             raise UserError(f"the adapter's {name} has shape {found}, the model needs {wanted}; it is another's")
-        parameter.copy_(weights[name])
 
 
 def detach_lora(model: CausalLM) -> None:
@@ -311,7 +327,7 @@ def merge_lora(model: CausalLM) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     before = {name: parameters[name].detach().clone() for name in merged}
     for name, weight in merged.items():
-        parameters[name].copy_(weight)
+        parameters[name].copy_(weight.to(parameters[name].dtype))
     return before
 
 
@@ -342,7 +358,6 @@ def _put_back(model: CausalLM) -> None:
         for key, parameter in module.named_parameters(recurse=False):
             if not key.startswith("lora_"):
                 setattr(plain, key, parameter)
-        plain.train(module.training)
         _replace(model, name, plain)
     model.adapter = None
     model.requires_grad_(True)
