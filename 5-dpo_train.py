@@ -12,7 +12,7 @@ model that it starts from, finds each answer is worked out once and kept beside 
 goes on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from model.errors import UserError, run_script
@@ -60,13 +60,15 @@ class PreferenceSettings:
         for name, least in (("beta", 1e-9), ("simpo_gamma", 0.0), ("sft_weight", 0.0)):
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
-                raise UserError(f"--{name}: found {value}, expected a number above 0")
+                raise UserError(f"--{name}: found {value}, expected a number {'from' if least == 0 else 'above'} 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(f"--label_smoothing: found {self.label_smoothing}, expected from 0 to below 0.5")
         if self.label_smoothing and self.loss not in ("sigmoid", "simpo"):
             raise UserError(f"--label_smoothing: belongs to --loss sigmoid or simpo, found {self.loss}")
         if self.simpo_gamma is not None and self.loss != "simpo":
             raise UserError(f"--simpo_gamma: belongs to --loss simpo, found {self.loss}; leave one of them out")
+        if self.reference == "live" and self.loss in ("simpo", "orpo"):
+            raise UserError(f"--reference live: --loss {self.loss} asks no reference; leave one of them out")
 
 
 @dataclass
@@ -74,6 +76,14 @@ class AdapterSettings(LoRASettings):
     """As in 4-lora_sft.py, but without a rank all weights are trained."""
 
     lora_rank: int = flag(0, "rank of an adapter's thin matrices; 0 trains all weights")
+
+    def __post_init__(self) -> None:
+        """One-line errors for what cannot be, and for an adapter's flags where there is no adapter."""
+        if self.lora_rank < 0:
+            raise UserError(f"--lora_rank: found {self.lora_rank}, expected at least 1, or 0 for none")
+        for each in fields(self):
+            if not self.lora_rank and getattr(self, each.name) != each.default:
+                raise UserError(f"--{each.name}: belongs to an adapter; pass --lora_rank too, or leave the flag out")
 
 
 def main() -> int:
@@ -91,6 +101,10 @@ def main() -> int:
     settings = Settings(*others)
     if data.document_mask is False:
         raise UserError("--document_mask: the two sides of a pair are segments of one row; leave the flag out")
+    if settings.run.anneal_from:
+        raise UserError("--anneal_from: the reference is the model that a run starts from; pass a .pth to --init_from")
+    if settings.training.z_loss:
+        raise UserError("--z_loss: answers are compared, no token is trained by itself; leave the flag out")
     # torch loads only now: --help and a wrong flag answer at once.
     from trainer import parallel
     from trainer.drift import DriftProbe
@@ -107,8 +121,8 @@ def main() -> int:
 
         # Model: the parent, which is also the reference that the policy shall not leave far behind.
         origin = open_origin(settings.run, train_set, "full_sft")
-        live = None
-        if preference.loss not in REFERENCE_FREE and preference.reference == "live":
+        live, is_held = None, preference.reference == "live"
+        if preference.loss not in REFERENCE_FREE and (is_held or settings.run.dry_run):  # which writes nothing
             live = LiveReference(origin.model, precision)
         elif preference.loss not in REFERENCE_FREE:
             attach_reference([train_set, val_set], origin, precision, processes, settings.training.batch_size)
@@ -126,7 +140,7 @@ def main() -> int:
             reference=live,
         )
 
-        stage = Stage("rl", origin, objective, train_set, val_set, probe=probe, reference=live)
+        stage = Stage("rl", origin, objective, train_set, val_set, probe=probe, reference=live if is_held else None)
         return train(stage, settings, precision, processes)
 
 

@@ -126,7 +126,7 @@ class Ranks:
                 args=(
                     str(script),
                     [*map(str, flags)],
-                    {**environment, **({"RANK": str(rank)} if number > 1 else {})},
+                    {**environment, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if number > 1 else {})},
                     folder,
                     str(folder / f"{self._name}_{rank}"),
                     Accident.parse(accident),

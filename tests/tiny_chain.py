@@ -12,6 +12,8 @@ from model.checkpoint import load_checkpoint
 SIZES = ["--dim", "32", "--n_layers", "1", "--n_heads", "4", "--n_kv_heads", "2"]
 PRETRAIN = ["--data_path", "packed/text", "--batch_size", "4", "--device", "cpu"]
 FULL_SFT = ["--data_path", "packed/chat", "--batch_size", "4", "--device", "cpu"]
+LORA = FULL_SFT
+DPO = ["--data_path", "packed/pairs", "--batch_size", "4", "--device", "cpu"]
 
 
 class Finished(NamedTuple):

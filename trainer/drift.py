@@ -34,12 +34,10 @@ class DriftProbe:
     def __init__(self, packed: AnySet, origin: Origin, precision: Precision, parallel: Parallel) -> None:
         self._precision = precision
         self._start = torch.empty(0)
-        if not parallel.is_main:
+        if not parallel.is_main or not packed.num_rows:
             return
         self._tokenizer, self._prompts = origin.tokenizer(), sample_prompts(packed, PROMPTS)
-        rows = (
-            np.unique(np.linspace(0, packed.num_rows - 1, ROWS).astype(int)) if packed.num_rows else np.array([], int)
-        )
+        rows = np.unique(np.linspace(0, packed.num_rows - 1, ROWS).astype(int))
         batch = {name: torch.from_numpy(array).to(precision.device) for name, array in packed.batch(rows).items()}
         is_chosen = (batch["segment_ids"] >= 0) & (batch["segment_ids"] % 2 == 0)
         places = (is_chosen & (batch["targets"] != IGNORED)).nonzero()

@@ -223,6 +223,7 @@ def attempt_micro_batch(setup: Setup, model: CausalLM, objective: Objective, row
     tokens = torch.randint(setup.config.vocab_size, shape, device=device)
     positions = torch.arange(setup.seq_len, device=device).expand(shape)
     batch = {"input_ids": tokens, "targets": tokens, "position_ids": positions, "segment_ids": torch.zeros_like(tokens)}
+    batch["reference_logps"] = torch.zeros(rows, 2, device=device)  # of one pair; only preference training reads it
     try:
         for _ in range(2):
             with setup.precision.autocast():

@@ -67,7 +67,7 @@ def attach_reference(
     Raises:
         UserError: the numbers cannot be written beside a set.
     """
-    plain = list({part.folder: part for each in sets if each is not None for part in _parts(each)}.values())
+    plain = list({id(part): part for each in sets if each is not None for part in _parts(each)}.values())
     width = max((int(each.segments_per_row.max(initial=0)) for each in plain), default=0)
     for packed in plain:
         path = _path(packed, origin, precision)
@@ -79,6 +79,7 @@ def attach_reference(
             values = reference_logps(packed, model, precision, parallel, batch_size or DEFAULT_ROWS)
             if parallel.local_rank == 0:  # of each machine, which may have a disk of its own
                 _write(path, values, origin)
+            parallel.max(missing)  # the others wait until it is there
         packed.attach(NAME, path, width)
 
 
@@ -91,11 +92,11 @@ def _parts(packed: AnySet) -> Sequence[PackedSet]:
 def reference_logps(
     packed: PackedSet, model: CausalLM, precision: Precision, parallel: Parallel, batch_size: int
 ) -> np.ndarray:
-    """log p of each segment's answer, float32 [segments]. Every rank gets all of them."""
+    """log p of each segment's answer [segments], float32 (float64 in a float64 run). Every rank gets all of them."""
     was_training = model.training
     model.eval()
-    # In float64 where there is one: each number comes from one rank, zeros from the others.
-    found = torch.zeros(len(packed.segments), dtype=torch.float32, device=precision.device)
+    # Each number comes from one rank, zeros from the others.
+    found = torch.zeros(len(packed.segments), dtype=precision.weights, device=precision.device)
     starts = range(0, packed.num_rows, batch_size)
     for start in starts[parallel.rank :: parallel.world_size]:
         rows = np.arange(start, min(start + batch_size, packed.num_rows))

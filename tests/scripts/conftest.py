@@ -1,5 +1,6 @@
 """The numbered scripts, run as a user would: as processes of their own, or, for the many mistakes, in this one."""
 
+import importlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from unittest import mock
 
 import pytest
 
+from tests.accidents import Ranks, load_libraries
 from tests.tiny_chain import FULL_SFT, PRETRAIN, SIZES, Finished, RunScript, contents
 
 
@@ -77,8 +79,9 @@ def run_here(repository: Path) -> RunScript:
 def grown(run_here: RunScript, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder after the whole chain on a few lines of text; tests copy it and leave it as it is.
 
-    tokenizer/, packed/{text,chat} with validation sets, out/{pretrain,full_sft}_32.pth; besides them packed/longer
-    (rows that the model cannot read), packed/foreign (another tokenizer) and packed/template (another chat template).
+    tokenizer/, packed/{text,chat,pairs} with validation sets, out/{pretrain,full_sft}_32.pth; besides them
+    packed/longer (rows that the model cannot read), packed/foreign (another tokenizer) and packed/template (another
+    chat template).
     """
     folder = tmp_path_factory.mktemp("grown")
     numbers = random.Random(0)
@@ -89,6 +92,12 @@ def grown(run_here: RunScript, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     rows = [{"instruction": " ".join(numbers.choices(words, k=3)), "output": numbers.choice(words)} for _ in range(40)]
     (folder / "chat.json").write_text(json.dumps(rows), encoding="utf-8")
+    sides = {"chosen": ("paris is", "a river"), "rejected": ("tokyo is", "a sea")}
+    pairs = [
+        {"prompt": row["instruction"], **{side: " ".join(numbers.choices(said, k=3)) for side, said in sides.items()}}
+        for row in rows
+    ]
+    (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
 
     def grow(script: str, *flags: object) -> None:
         finished = run_here(script, *flags, folder=folder)
@@ -101,6 +110,7 @@ def grown(run_here: RunScript, tmp_path_factory: pytest.TempPathFactory) -> Path
     grow("train_tokenizer.py", "--data_path", "text.jsonl", "--vocab_size", 340, "--tokenizer", "tokenizer")
     pack("pretrain", "text.jsonl", "text", "--val_share", 0.1)
     pack("sft", "chat.json", "chat", "--val_share", 0.1)
+    pack("dpo", "pairs.json", "pairs", "--val_share", 0.2)
     pack("sft", "chat.json", "longer", "--max_seq_len", 128)
     grow("train_tokenizer.py", "--data_path", "text.jsonl", "--vocab_size", 330, "--tokenizer", "foreign")
     pack("sft", "chat.json", "foreign", tokenizer="foreign")
@@ -111,6 +121,21 @@ def grown(run_here: RunScript, tmp_path_factory: pytest.TempPathFactory) -> Path
     grow("1-pretrain.py", *PRETRAIN, *SIZES, "--max_steps", 4)
     grow("3-full_sft.py", *FULL_SFT, "--max_steps", 4)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_ranks(repository: Path) -> Iterator[Callable[..., list[Finished]]]:
+    """Run a script in so many processes of one run, without a launcher; see `tests/accidents.py`."""
+    load_libraries(repository)
+    started: list[Ranks] = []
+
+    def run(script: str, *flags: object, folder: Path, number: int = 2, accident: str = "nothing") -> list[Finished]:
+        started.append(Ranks(folder, repository / script, [*flags], number, accident))
+        return started[-1].finished()
+
+    yield run
+    for ranks in started:
+        ranks.kill()
 
 
 @pytest.fixture
@@ -132,6 +157,24 @@ def refused(run_here: RunScript, workspace: Path) -> Callable[..., str]:
         return finished.errors
 
     return refuse
+
+
+@pytest.fixture
+def stop_at(monkeypatch) -> Callable[[int], None]:
+    """Send this process SIGTERM in the update after so many."""
+
+    def choose(steps: int) -> None:
+        loop: Any = importlib.import_module("trainer.loop")
+        usual = loop.make_update
+
+        def make_update(engine: Any, objective: Any, step: Any, *others: Any) -> Any:
+            if step.index == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return usual(engine, objective, step, *others)
+
+        monkeypatch.setattr(loop, "make_update", make_update)
+
+    return choose
 
 
 @pytest.fixture

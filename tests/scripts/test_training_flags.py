@@ -1,12 +1,9 @@
 """How long a run is, what it starts from, how it computes: flags of the training scripts, each in a small run."""
 
-import importlib
 import itertools
 import json
-import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,24 +28,6 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def stop_at(monkeypatch) -> Callable[[int], None]:
-    """Send this process SIGTERM in the update after so many."""
-
-    def choose(steps: int) -> None:
-        loop: Any = importlib.import_module("trainer.loop")
-        usual = loop.make_update
-
-        def make_update(engine: Any, objective: Any, step: Any, *others: Any) -> Any:
-            if step.index == steps:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return usual(engine, objective, step, *others)
-
-        monkeypatch.setattr(loop, "make_update", make_update)
-
-    return choose
 
 
 def rows(workspace: Path, kind: str = "train") -> list[dict[str, Any]]:

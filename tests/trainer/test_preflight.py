@@ -11,7 +11,7 @@ from model.device import Memory, Precision
 from model.errors import UserError
 from trainer import preflight
 from trainer.memory import Setup, memory_of_run
-from trainer.objectives import LanguageModeling
+from trainer.objectives import LanguageModeling, PreferenceOptimization
 from trainer.preflight import Estimate, estimate, largest_micro_batch, try_micro_batch
 from trainer.settings import TrainSettings, WatchSettings
 
@@ -179,13 +179,16 @@ def test_trying_ends_with_one_row_and_hides_no_other_error():
         try_micro_batch(faulty, 4, 4, lambda: None)
 
 
-def test_an_attempt_leaves_the_model_as_it_was():
+@pytest.mark.parametrize(
+    "objective", [LanguageModeling(document_mask=True), PreferenceOptimization(), PreferenceOptimization("orpo")]
+)
+def test_an_attempt_leaves_the_model_as_it_was(objective):
     config = LMConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, max_seq_len=16, use_moe=True)
     model = CausalLM(config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    preflight.attempt_micro_batch(setup_of(config), model, LanguageModeling(document_mask=True), 3)
+    preflight.attempt_micro_batch(setup_of(config), model, objective, 3)
     assert calls
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,390 @@
+"""The reference's numbers: right, found again by the next run, and made anew where they are not what they were."""
+
+import json
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dataset.mixed_set import JoinedSets
+from dataset.packing import PackedSet
+from model.checkpoint import Checkpoint
+from model.decoder import CausalLM
+from model.device import Precision
+from model.errors import UserError
+from model.tokenizer import ChatTokenizer
+from tests.full_disk import mounted
+from tests.packed_sets import PairLengths, pairs_of, write_pairs
+from tests.tiny_model import tiny_model, transformers_twin
+from trainer import reference
+from trainer.loader import Loader
+from trainer.objectives import preference_forward
+from trainer.parallel import Parallel
+from trainer.reference import LiveReference, attach_reference, reference_logps
+from trainer.stages import Origin
+
+MAX_SEQ_LEN = 24
+ROWS = [[(3, 4, 5)], [(2, 3, 2), (3, 2, 4), (2, 2, 2)], [(5, 10, 9), (2, 4, 3)], [(5, 20, 20)], [(4, 20, 21)]]
+CPU = torch.device("cpu")
+FLOAT32 = Precision(CPU, torch.float32)
+
+WritePairs = Callable[..., PackedSet]
+
+
+@pytest.fixture
+def write(tokenizer: ChatTokenizer, tmp_path: Path) -> WritePairs:
+    def pairs(name: str = "pairs", rows: list[list[PairLengths]] = ROWS, seed: int = 0) -> PackedSet:
+        return write_pairs(tmp_path / name, tokenizer, rows, MAX_SEQ_LEN, seed)
+
+    return pairs
+
+
+def model_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> CausalLM:
+    return tiny_model(seed, dtype, max_seq_len=2 * (MAX_SEQ_LEN + 1))
+
+
+def origin_of(model: CausalLM, digest: str = "5eed", **changes: Any) -> Origin:
+    parent = Checkpoint("full_sft", model.config, {}, {}, digest=digest)
+    return Origin(model, {}, "out/full_sft_32.pth", parent, **changes)
+
+
+def attach(
+    *sets: Any, origin: Origin | None = None, precision: Precision = FLOAT32, parallel: Any = None, batch_size: int = 2
+) -> None:
+    attach_reference(sets, origin or origin_of(model_of()), precision, parallel or Parallel(), batch_size)
+
+
+def files_of(packed: PackedSet) -> list[Path]:
+    return sorted((packed.folder / "reference").iterdir())
+
+
+@pytest.fixture
+def forwards(monkeypatch) -> list[int]:
+    """How many rows each question to a reference had."""
+    asked = []
+
+    def counted(model: Any, batch: Any) -> Any:
+        asked.append(len(batch["input_ids"]))
+        return preference_forward(model, batch)
+
+    monkeypatch.setattr(reference, "preference_forward", counted)
+    return asked
+
+
+def tensors(packed: Any, rows: Any) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in packed.batch(np.array(rows)).items()}
+
+
+# ---- what is found --------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_transformers(write):
+    """Each side alone, in a model that knows neither segments nor packing."""
+    packed, model = write(), model_of()
+    found = reference_logps(packed, model, FLOAT32, Parallel(), batch_size=2)
+    twin: Any = transformers_twin(model)
+    expected = []
+    for side in (side for pair in pairs_of(packed) for side in pair):
+        tokens = torch.from_numpy(side.tokens.astype(np.int64))
+        with torch.no_grad():
+            log_probs = twin(tokens[None, :-1]).logits[0].log_softmax(dim=-1)
+        at_targets = log_probs.gather(1, tokens[1:, None]).squeeze(1)
+        expected.append(at_targets[torch.from_numpy(side.is_answer[1:])].sum().item())
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("batch_size", [0, 1, 3, 100])
+def test_cached_equals_live(write, batch_size, dtype, bound):
+    """Row by row, in another order and grouping than they were worked out in. 0: --batch_size auto."""
+    packed, model, precision = write(), model_of(dtype=dtype), Precision(CPU, dtype)
+    live = LiveReference(model, precision)
+    attach(packed, origin=origin_of(model), precision=precision, batch_size=batch_size)
+    for rows in ([4, 1], [0], [3, 2, 1]):
+        batch = tensors(packed, rows)
+        cached = batch["reference_logps"]
+        assert cached.shape == (len(rows), 6) and cached.dtype == dtype
+        answers = live(batch)
+        for side, values in ((0, answers.chosen), (1, answers.rejected)):
+            torch.testing.assert_close(cached[:, side::2], values[:, :3], rtol=bound, atol=0)
+            assert not values[:, 3:].any()
+        for row, numbers in zip(rows, cached, strict=True):
+            assert (numbers != 0).sum() == 2 * len(ROWS[row])
+
+
+def test_the_model_that_asks_stays_as_it_was(write):
+    model = model_of()
+    attach(write(), origin=origin_of(model.train()))
+    assert model.training and all(each.requires_grad and each.grad is None for each in model.parameters())
+
+
+def test_a_live_reference_is_a_frozen_copy(write):
+    packed, model = write(), model_of().train()
+    live = LiveReference(model, FLOAT32)
+    batch = tensors(packed, [1])
+    before = live(batch).chosen
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert torch.equal(live(batch).chosen, before) and not before.requires_grad
+    assert not any(each.requires_grad for each in live.model.parameters())
+    assert live.num_parameters == sum(each.numel() for each in model.parameters())
+
+
+def test_bf16_is_asked_as_training_asks(write):
+    """Under autocast, and summed in float32."""
+    packed, model = write(), model_of()
+    precision = Precision(CPU, torch.bfloat16)
+    found = reference_logps(packed, model, precision, Parallel(), 2)
+    exact = reference_logps(packed, model, FLOAT32, Parallel(), 2)
+    assert found.dtype == np.float32
+    assert not np.array_equal(found, exact)
+    np.testing.assert_allclose(found, exact, rtol=0.1)
+
+
+# ---- the files ------------------------------------------------------------------------------------------------
+
+
+def test_the_next_run_does_not_ask_again(write, forwards, capsys):
+    packed, origin = write(), origin_of(model_of())
+    attach(packed, origin=origin)
+    assert sum(forwards) == packed.num_rows
+    assert capsys.readouterr().err == (
+        f"pairs: log-probabilities of {len(packed.segments)} answers under out/full_sft_32.pth, "
+        "once for all runs from it\n"
+    )
+    array, note = (path for suffix in ("npy", "json") for path in files_of(packed) if path.suffix == f".{suffix}")
+    assert array.stem == note.stem and len(files_of(packed)) == 2
+    again = PackedSet.open(packed.folder)
+    attach(again, origin=origin)
+    assert sum(forwards) == packed.num_rows and capsys.readouterr().err == ""
+    assert np.array_equal(again.batch(np.arange(5))["reference_logps"], packed.batch(np.arange(5))["reference_logps"])
+
+
+def test_another_model_set_or_dtype_has_a_file_of_its_own(write, forwards):
+    model = model_of()
+    names = set()
+    for packed, digest, dtype in (
+        (write(), "5eed", torch.float32),
+        (write("other", seed=1), "5eed", torch.float32),
+        (write("again", seed=1), "5eed", torch.bfloat16),
+        (write("third", seed=1), "0dd", torch.float32),
+    ):
+        attach(packed, origin=origin_of(model, digest), precision=Precision(CPU, dtype))
+        names.add(files_of(packed)[0].stem)
+    assert len(names) == 4
+    copy = write("copy")  # a set of the same contents in another folder
+    attach(copy, origin=origin_of(model))
+    assert files_of(copy)[0].stem in names
+
+
+def cut(array: Path, note: Path) -> None:
+    array.write_bytes(array.read_bytes()[:-4])
+
+
+def flip(array: Path, note: Path) -> None:
+    content = bytearray(array.read_bytes())
+    content[-2] ^= 1
+    array.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "cut": cut,
+    "a flipped bit": flip,
+    "emptied": lambda array, note: array.write_bytes(b""),
+    "gone": lambda array, note: array.unlink(),
+    "no note": lambda array, note: note.unlink(),
+    "a cut note": lambda array, note: note.write_text('{"sha256": "'),
+    "another note": lambda array, note: note.write_text("[]"),
+    "a note without a sum": lambda array, note: note.write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_file_is_made_anew(write, forwards, damage):
+    packed, origin = write(), origin_of(model_of())
+    attach(packed, origin=origin)
+    note, array = files_of(packed)
+    before = array.read_bytes()
+    damage(array, note)
+    again = PackedSet.open(packed.folder)
+    attach(again, origin=origin)
+    assert sum(forwards) == 2 * packed.num_rows
+    assert files_of(packed) == [note, array] and array.read_bytes() == before
+    assert json.loads(note.read_text())["model"] == "5eed"
+
+
+def test_a_folder_that_cannot_be_written(write):
+    packed = write()
+    (packed.folder / "reference").write_text("a file is in its place")
+    with pytest.raises(UserError) as error:
+        attach(packed)
+    [line] = str(error.value).splitlines()
+    assert line.startswith(f"{packed.folder}/reference/")
+    assert "cannot be written (File exists); pass --reference live, which needs no file" in line
+
+
+def test_a_full_disk(write, forwards):
+    packed = write()
+    folder = packed.folder / "reference"
+    with mounted(folder, "size=4k"):
+        (folder / "ballast").write_bytes(b"x" * 4096)
+        with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); pass --reference live"):
+            attach(packed)
+        assert [path.name for path in folder.iterdir()] == ["ballast"]
+
+
+# ---- several sets ---------------------------------------------------------------------------------------------
+
+
+def test_sets_of_different_widths_have_batches_of_one(write):
+    train, val = write(), write("pairs_val", [[(3, 4, 5)], [(2, 2, 3)]], seed=1)
+    attach(train, val)
+    assert train.batch(np.arange(2))["reference_logps"].shape == (2, 6)
+    assert val.batch(np.arange(2))["reference_logps"].shape == (2, 6)
+    assert not val.batch(np.arange(2))["reference_logps"][:, 2:].any()
+    attach(write("alone"), None)  # without a validation set
+
+
+def test_a_set_may_be_validated_on_as_well(write, forwards):
+    """Opened twice: `--val_path` names the training set."""
+    packed = write()
+    again = PackedSet.open(packed.folder)
+    attach(packed, again)
+    assert sum(forwards) == packed.num_rows
+    for each in (packed, again):
+        assert each.batch(np.arange(5))["reference_logps"].any()
+
+
+def test_a_mixture_has_the_numbers_of_its_parts(write):
+    first, second = write(), write("narrow", [[(3, 4, 5)], [(2, 2, 3)]], seed=1)
+    val = write("narrow_val", [[(2, 2, 2)]], seed=2)
+    joined = JoinedSets("joined", [first, second])
+    model = model_of()
+    attach(joined, val, origin=origin_of(model))
+    rows = [6, 1, 5, 4]
+    batch = tensors(joined, rows)
+    answers = LiveReference(model, FLOAT32)(batch)
+    torch.testing.assert_close(batch["reference_logps"][:, 0::2], answers.chosen[:, :3], rtol=1e-6, atol=0)
+    torch.testing.assert_close(batch["reference_logps"][:, 1::2], answers.rejected[:, :3], rtol=1e-6, atol=0)
+    assert [len(files_of(each)) for each in (first, second, val)] == [2, 2, 2]
+    assert val.batch(np.array([0]))["reference_logps"].shape == (1, 6)
+
+
+# ---- data workers ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_attached_goes_to_a_data_worker(write):
+    packed = write()
+    attach(packed)
+    pickled = pickle.dumps(packed)
+    assert len(pickled) < 1000, "the worker opens the same files"
+    expected, found = packed.batch(np.arange(5)), pickle.loads(pickled).batch(np.arange(5))
+    assert found.keys() == expected.keys() and "reference_logps" in found
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_data_workers_bring_it(write):
+    joined = JoinedSets("joined", [write(), write("other", seed=1)])
+    attach(joined)
+    for mine, theirs in zip(
+        Loader(joined, 3, 1, 7, CPU).steps(0, 4), Loader(joined, 3, 1, 7, CPU, num_workers=1).steps(0, 4), strict=True
+    ):
+        expected = mine.micro_batches[0]["reference_logps"]
+        assert expected.any() and torch.equal(theirs.micro_batches[0]["reference_logps"], expected)
+
+
+def test_attach(write, tmp_path):
+    packed = write()
+    path = tmp_path / "numbers.npy"
+    np.save(path, np.arange(1, len(packed.segments) + 1, dtype=np.float64))
+    packed.attach("numbers", path, 7)
+    found = packed.batch(np.array([2, 0, 1]))["numbers"]
+    assert found.dtype == np.float64
+    assert found.tolist() == [[9, 10, 11, 12, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0], [3, 4, 5, 6, 7, 8, 0]]
+    with pytest.raises(AssertionError):
+        packed.attach("numbers", path, 5)  # narrower than a row
+    np.save(path, np.zeros(3))
+    with pytest.raises(AssertionError):
+        packed.attach("numbers", path, 7)
+
+
+# ---- several ranks --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Thread(Parallel):
+    """A rank that is a thread: all of them live in this process, and meet here."""
+
+    meeting: Any = None
+    said: dict[int, Tensor] = field(default_factory=dict, compare=False)
+
+    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
+        self.said[self.rank] = tensor
+        self.meeting.wait(timeout=20)
+        together = torch.stack([self.said[rank] for rank in range(self.world_size)])
+        self.meeting.wait(timeout=20)
+        return together.sum(dim=0) if operation == torch.distributed.ReduceOp.SUM else together.amax(dim=0)
+
+
+def in_threads(number: int, function: Callable[[Parallel], Any]) -> list[Any]:
+    """What it gives on each rank."""
+    meeting = threading.Barrier(number)
+    said: dict[int, Tensor] = {}
+    found: dict[int, Any] = {}
+
+    def run(rank: int) -> None:
+        try:
+            found[rank] = function(Thread(rank, number, rank, number, meeting=meeting, said=said))
+        except Exception as error:
+            meeting.abort()
+            found[rank] = error
+            raise
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not [each for each in found.values() if isinstance(each, Exception)], found
+    return [found[rank] for rank in range(number)]
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_ranks_share_the_work(write, forwards, number):
+    """Also more of them than there are batches of rows."""
+    packed, model = write(), model_of()
+    expected = reference_logps(packed, model, FLOAT32, Parallel(), 1)
+    forwards.clear()
+    models = [model_of() for _ in range(number)]
+    found = in_threads(number, lambda rank: reference_logps(packed, models[rank.rank], FLOAT32, rank, 1))
+    assert sum(forwards) == packed.num_rows
+    assert all(np.array_equal(each, expected) for each in found)
+
+
+def test_no_rank_reads_before_the_file_is_written(write, monkeypatch):
+    folder, models = write().folder, [model_of(), model_of()]
+    usual = reference._write
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.2)
+        usual(*arguments)
+
+    monkeypatch.setattr(reference, "_write", slow)
+
+    def numbers(rank: Parallel) -> np.ndarray:
+        packed = PackedSet.open(folder)
+        attach(packed, origin=origin_of(models[rank.rank]), parallel=rank)
+        return packed.batch(np.arange(5))["reference_logps"]
+
+    first, second = in_threads(2, numbers)
+    assert first.any() and np.array_equal(first, second)
