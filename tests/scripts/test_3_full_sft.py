@@ -149,7 +149,7 @@ def replace_by_folder(path: Path) -> None:
 
 SPOILT_PARENTS = {
     "missing": (Path.unlink, "no such checkpoint file"),
-    "a folder": (replace_by_folder, "no such checkpoint file"),
+    "a folder": (replace_by_folder, "has no config.json"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable checkpoint"),
     "cut": (cut, "not a readable checkpoint"),
     "a flipped bit": (alter, "parent.pth: "),
@@ -186,7 +186,10 @@ def test_a_parent_that_cannot_be_used_is_named(refused, workspace, spoil, words)
         (["--data_path", "packed/none"], "python data_process.py sft"),
         (["--data_path", "packed/text"], "packed/text: a pretrain set, but this stage needs a sft one"),
         (["--data_path", "packed/foreign"], "packed/foreign: was made with another tokenizer than out/pretrain_32.pth"),
-        (["--data_path", "packed/template"], "packed/template: was made with another chat template"),
+        (  # a pretrained model would take it: it has used none yet
+            ["--data_path", "packed/template", "--init_from", "out/full_sft_32.pth", "--run_name", "again"],
+            "packed/template: was made with another chat template than out/full_sft_32.pth's",
+        ),
         (["--data_path", "packed/longer"], "packed/longer: has rows of 128 tokens, out/pretrain_32.pth reads 64"),
         (["--val_path", "packed/foreign"], "packed/foreign: was made with another tokenizer"),
         (["--val_path", "packed/template"], "packed/template: was made with another chat template"),
