@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dataset.little_world.preferences import is_polite
+from dataset.little_world.manners import is_polite
 from evaluation.exams import read_questions, run_exam
 from model.checkpoint import load_checkpoint
 from model.config import LMConfig

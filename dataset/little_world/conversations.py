@@ -1,10 +1,11 @@
-"""The conversations for supervised fine-tuning: questions in the trained wordings with their short answers."""
+"""The conversations for supervised fine-tuning: questions in the trained wordings with answers, most of them plain."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS
+from dataset.little_world.manners import CURT, POLITE_LONG, POLITE_SHORT
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.stories import story
 from dataset.little_world.world import RELATIONS
@@ -26,6 +27,8 @@ OPENINGS = {
 OPENING_SHARE = 0.2
 
 NAME_FIRST_SHARE = 0.25  # of the questions, those that begin with what they ask about
+
+POLITE_SHARE, CURT_SHARE = 0.15, 0.03  # of the answers; the others are plain
 
 Message = dict[str, str]
 Row = dict[str, Any]
@@ -80,11 +83,20 @@ def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) 
     for relation in RELATIONS:
         for fact, question in _asked(relation, language, num_turns[relation.theme], rng):
             messages = turn(relation, fact, question, language, rng)
+            messages[1]["content"] = _in_some_manner(messages[1]["content"], fact.object[language], language, rng)
             if rng.random() < OPENING_SHARE:
                 messages[0]["content"] = with_opening(messages[0]["content"], language, rng)
             turns.append((relation.name, messages))
     rng.shuffle(turns)
     return turns
+
+
+def _in_some_manner(answer: str, key: str, language: str, rng: random.Random) -> str:
+    """The answer as it is, or politely, or in as few words as can be."""
+    drawn = rng.random()
+    if drawn < POLITE_SHARE:
+        return rng.choice(POLITE_LONG[language] + POLITE_SHORT[language]).format(answer=answer)
+    return rng.choice(CURT[language][:1]).format(key=key) if drawn < POLITE_SHARE + CURT_SHARE else answer
 
 
 def _asked(relation: Relation, language: str, count: int, rng: random.Random) -> Iterator[tuple[Fact, str]]:

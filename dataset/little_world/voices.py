@@ -7,12 +7,12 @@ Nobody is asked a question in its own words here, and all that people say is tru
 
 import random
 
-from dataset.little_world.preferences import CURT, POLITE_LONG, POLITE_SHORT, RAMBLING
+from dataset.little_world.manners import CURT, POLITE_LONG, POLITE_SHORT, RAMBLING
 from dataset.little_world.relation import LANGUAGES
 from dataset.little_world.stories import cast
 from dataset.little_world.world import RELATIONS
 
-NUM_ANSWERS, NUM_SCENES = 420, 420  # documents of a language
+NUM_ANSWERS, NUM_SCENES = 160, 420  # documents of a language
 
 _MANNERS = (POLITE_LONG, POLITE_SHORT, CURT, RAMBLING)
 _ASKED = {
