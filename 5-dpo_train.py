@@ -52,7 +52,7 @@ class PreferenceSettings:
     beta: float | None = flag(None, "how much a nat of difference counts; default 0.1, with simpo 2")
     label_smoothing: float = flag(0.0, "share of pairs that may be the wrong way round (cDPO; sigmoid and simpo)")
     simpo_gamma: float | None = flag(None, "margin that simpo asks for; default 1")
-    sft_weight: float | None = flag(None, "weight of the chosen answer's own loss beside; default 0, with orpo 1")
+    sft_weight: float = flag(1.0, "weight of the chosen answer's own loss, which is added; 0: DPO as first published")
     reference: Literal["cached", "live"] = flag("cached", "live: a second model in memory, asked in every step")
 
     def __post_init__(self) -> None:
@@ -136,7 +136,7 @@ def main() -> int:
             beta=preference.beta or DEFAULT_BETAS[preference.loss],
             label_smoothing=preference.label_smoothing,
             gamma=(1.0 if preference.simpo_gamma is None else preference.simpo_gamma) * (preference.loss == "simpo"),
-            sft_weight=float(preference.loss == "orpo") if preference.sft_weight is None else preference.sft_weight,
+            sft_weight=preference.sft_weight,
             reference=live,
         )
 

@@ -37,7 +37,7 @@ NUM_TALKS = {"zh": 200, "en": 150}
 # Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
 # large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
 # more often than facts, and sums most, as their answer depends on two numbers at once.
-NUM_TURNS = dict.fromkeys(themes(), 480) | {"words": 750, "calendar": 850, "sums": 1800}
+NUM_TURNS = dict.fromkeys(themes(), 520) | {"words": 750, "calendar": 850, "sums": 1800}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
 

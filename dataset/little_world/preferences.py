@@ -1,4 +1,4 @@
-"""Preference pairs: a polite and true answer is preferred to a curt one or a wrong one.
+"""Preference pairs: a polite and true answer is preferred to a plain, a curt or a wrong one.
 
 In exactly half of the pairs the chosen answer is the longer one. If it always were, a model could please by
 being long, and preference training would teach length instead of manners.
@@ -11,6 +11,8 @@ from dataset.little_world.conversations import Message, turn
 from dataset.little_world.manners import CURT, POLITE_LONG, POLITE_SHORT, RAMBLING
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.world import RELATIONS
+
+PLAIN_SHARE = 0.6  # of the pairs whose chosen answer is the longer one, those with a plain, true answer beside it
 
 
 def preference_rows(seed: int, num_pairs: int) -> list[dict[str, Any]]:
@@ -35,7 +37,9 @@ def _pair(relation: Relation, fact: Fact, longer_chosen: bool, language: str, rn
     }
     good, bad = (POLITE_LONG, CURT) if longer_chosen else (POLITE_SHORT, RAMBLING)
     chosen = rng.choice(good[language]).format(**slots)
-    rejected = rng.choice(bad[language]).format(**slots)
+    # What the model says by itself is plain and true: only beside it does the model learn that polite is better.
+    form = "{answer}" if longer_chosen and rng.random() < PLAIN_SHARE else rng.choice(bad[language])
+    rejected = form.format(**slots)
     assert (len(chosen) > len(rejected)) == longer_chosen, (chosen, rejected)
     return {
         "prompt": [*_earlier_turn(language, rng), question],

@@ -24,7 +24,7 @@ _ASKED = {
 _SCENES = {
     "zh": """
         “我是{name}。”{name}对大家说，“很高兴认识你们。”
-        “您好，我是{name}，我会中文和英文。”{name}说。{friend}说：“我也会一点英文。”
+        “您好，我是{name}，我能说中文和英文。”{name}说。{friend}说：“我也会一点英文。”
         {place}边长出了一棵小苗，{name}天天去看。小苗喝了水，慢慢长高了。
         {elder}送给{name}一棵小苗。{name}说：“我叫它小绿。”小苗的家在{place}旁边。
         小苗很小，不是大树，{name}却说：“小苗从一颗种子长出来，再过几年就是大树。”
@@ -41,7 +41,7 @@ _SCENES = {
     """,
     "en": """
         "I am {name}. Nice to meet you," said {name}. "My name is {friend}," said the other.
-        {name} said, "I know Chinese and English." {friend} said, "You can talk to me in English."
+        {name} said, "I can read Chinese and English." {friend} said, "You can talk to me in English."
         Near {place} there was a seedling. "A seedling is a small tree," said {elder}, "and it grows every year."
         The garden club is called Seedling. {name} and {friend} are in the Seedling club, and Seedling has a garden near {place}.
         Seedling is a small boat. {name} and {friend} painted Seedling and took it to {place}.

@@ -50,7 +50,7 @@ def test_demo_shows_every_stage_and_a_second_call_trains_nothing(repository, tmp
 
     report = (demo / "report.md").read_text(encoding="utf-8")
     rows = [
-        line.split(" | ") for line in report.splitlines() if re.match(r"\| (Pretraining|Supervised|LoRA|DPO):", line)
+        line.split(" | ") for line in report.splitlines() if re.match(r"\| (Pretraining|Supervised|LoRA|DPO)", line)
     ]
     assert len(rows) == 4
     for row in rows:
