@@ -91,6 +91,8 @@ def test_demo_writes_only_into_its_folder(repository: Path) -> None:
         "data_process.py",
         "1-pretrain.py",
         "3-full_sft.py",
+        "4-lora_sft.py",
+        "5-dpo_train.py",
         "evaluation.demo_report",
     ]
     for command in commands:
