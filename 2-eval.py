@@ -64,6 +64,8 @@ class EvalSettings:
             raise UserError(
                 "--mode exam: takes neither --prompt, --input nor --system; questions come from --data_path"
             )
+        if is_exam and self.adapters:
+            raise UserError("--adapters: an exam's result names one model; name the adapter in the place of the model")
         if self.mode == "complete" and self.system is not None:
             raise UserError("--system: a completion has no system prompt; use --mode chat")
         if self.data_path is not None and not is_exam:

@@ -77,6 +77,10 @@ def attach_reference(
             parallel.say(f"{name}, once for all runs from it")
             model = origin.model.to(device=precision.device, dtype=precision.weights)
             values = reference_logps(packed, model, precision, parallel, batch_size or DEFAULT_ROWS)
+            if not np.isfinite(values).all():  # on every rank alike, or the others would wait
+                raise UserError(
+                    f"{origin.name}: finds answers of {packed.folder} impossible (its numbers are not finite)"
+                )
             if parallel.local_rank == 0:  # of each machine, which may have a disk of its own
                 _write(path, values, origin)
             parallel.max(missing)  # the others wait until it is there
@@ -132,7 +136,6 @@ def _is_whole(path: Path) -> bool:
 
 
 def _write(path: Path, values: np.ndarray, origin: Origin) -> None:
-    assert np.isfinite(values).all(), "a log-probability that is no number"
     try:
         path.parent.mkdir(exist_ok=True)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -110,7 +110,7 @@ def measure_table(metrics_path: Path) -> Table | None:
     if not names:
         return None
     lines = [[name.replace("_", " "), *(_decimals(row.get(name)) for row in (rows[0], rows[-1]))] for name in names]
-    return Table("on held-out pairs", ["", " before", " after"], lines)
+    return Table("measured on the validation set", ["", " before", " after"], lines)
 
 
 def _decimals(value: float | None) -> str:

@@ -205,6 +205,7 @@ def test_an_exam_prints_a_table_and_writes_its_result(evaluate, checkpoint, tmp_
         (["--mode", "sing"], "--mode"),
         (["--tempature", "1"], "--tempature"),
         (["--mode", "exam", "--prompt", "x"], "--mode exam"),
+        (["--mode", "exam", "--adapters", "x.pth"], "--adapters: an exam's result names one model"),
         (["--mode", "exam", "--data_path", "none.jsonl"], "none.jsonl: no such file"),
         (["--mode", "complete", "--system", "x"], "--system"),
         (["--prompt", "x", "--input", "y"], "--prompt and --input"),

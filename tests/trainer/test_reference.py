@@ -233,6 +233,15 @@ def test_a_folder_that_cannot_be_written(write):
     assert "cannot be written (File exists); pass --reference live, which needs no file" in line
 
 
+@torch.no_grad()
+def test_a_broken_parent_is_named(write):
+    model, packed = model_of(), write()
+    next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"out/full_sft_32\.pth: .*not finite"):
+        attach(packed, origin=origin_of(model))
+    assert not (packed.folder / "reference").exists()
+
+
 def test_a_full_disk(write, forwards):
     packed = write()
     folder = packed.folder / "reference"
