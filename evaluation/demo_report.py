@@ -40,6 +40,7 @@ STAGES = {
 PARENTS = {"full_sft": "pretrain", "lora": "full_sft", "rl": "full_sft"}
 NUM_SAMPLES = 3  # questions about the world, besides one about itself
 ANSWER_TOKENS = 40  # the longest polite answer has 32
+EXAM_BATCH_SIZE = 256  # a small model answers many as fast as few
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,14 @@ class _Exams:
             if not path.exists():
                 print(f"asking {name} {len(questions)} held-out questions")
                 model = build().eval()
-                result = run_exam(model, tokenizer, questions, max_new_tokens=ANSWER_TOKENS, show_progress=True)
+                result = run_exam(
+                    model,
+                    tokenizer,
+                    questions,
+                    max_new_tokens=ANSWER_TOKENS,
+                    batch_size=EXAM_BATCH_SIZE,
+                    show_progress=True,
+                )
                 write_json(path, result.to_dict())
             found.append(read_json(path))
         return Judged(*found)

@@ -4,11 +4,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS
+from dataset.little_world.chitchat import SMALL_TALK, STORY_REQUESTS, SYSTEM_PROMPTS, UNNAMED
 from dataset.little_world.manners import CURT, POLITE_LONG, POLITE_SHORT
 from dataset.little_world.relation import LANGUAGES, Fact, Relation
 from dataset.little_world.stories import story
-from dataset.little_world.world import RELATIONS
+from dataset.little_world.world import IDENTITY, RELATIONS
 
 # What some questions begin with: what is asked stays the same, whatever comes before it.
 OPENINGS = {
@@ -28,7 +28,7 @@ OPENING_SHARE = 0.2
 
 NAME_FIRST_SHARE = 0.25  # of the questions, those that begin with what they ask about
 
-POLITE_SHARE, CURT_SHARE = 0.15, 0.03  # of the answers; the others are plain
+POLITE_SHARE, CURT_SHARE = 0.25, 0.03  # of the answers; the others are plain
 
 Message = dict[str, str]
 Row = dict[str, Any]
@@ -78,17 +78,31 @@ def conversations(seed: int, num_turns: Mapping[str, int]) -> tuple[list[Row], l
 
 
 def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) -> list[tuple[str, list[Message]]]:
-    """The questions of all relations with their answers, shuffled."""
+    """The questions of all relations, and those about itself, with their answers, shuffled."""
     turns = []
     for relation in RELATIONS:
         for fact, question in _asked(relation, language, num_turns[relation.theme], rng):
             messages = turn(relation, fact, question, language, rng)
             messages[1]["content"] = _in_some_manner(messages[1]["content"], fact.object[language], language, rng)
-            if rng.random() < OPENING_SHARE:
-                messages[0]["content"] = with_opening(messages[0]["content"], language, rng)
             turns.append((relation.name, messages))
+    for _, messages in turns:
+        if rng.random() < OPENING_SHARE:
+            messages[0]["content"] = with_opening(messages[0]["content"], language, rng)
+    turns += _about_itself(language, num_turns["identity"], rng)
     rng.shuffle(turns)
     return turns
+
+
+def _about_itself(language: str, count: int, rng: random.Random) -> Iterator[tuple[str, list[Message]]]:
+    """`count` questions of each topic, with the answer of an assistant that nobody has told yet who it is.
+
+    There is one answer only: so the bare wording is asked once, and then with something before it.
+    """
+    for topic in IDENTITY:
+        questions = topic.wordings(language).questions
+        for number, question in enumerate(_deal(_deck(questions, rng), count, len(questions))):
+            asked = question if number < len(questions) else with_opening(question, language, rng)
+            yield topic.name, _pair(asked, UNNAMED[topic.name][language])
 
 
 def _in_some_manner(answer: str, key: str, language: str, rng: random.Random) -> str:

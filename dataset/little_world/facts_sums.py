@@ -1,4 +1,4 @@
-"""Sums and differences within 20: facts that follow a rule."""
+"""Sums and differences within 10: facts that follow a rule."""
 
 from dataset.little_world.relation import Fact, Pair
 
@@ -14,16 +14,6 @@ WORDS = (
     Pair("八", "eight"),
     Pair("九", "nine"),
     Pair("十", "ten"),
-    Pair("十一", "eleven"),
-    Pair("十二", "twelve"),
-    Pair("十三", "thirteen"),
-    Pair("十四", "fourteen"),
-    Pair("十五", "fifteen"),
-    Pair("十六", "sixteen"),
-    Pair("十七", "seventeen"),
-    Pair("十八", "eighteen"),
-    Pair("十九", "nineteen"),
-    Pair("二十", "twenty"),
 )
 
 
@@ -41,8 +31,7 @@ def _digits(number: int) -> Pair:
     return Pair(str(number), str(number))
 
 
-# What a first-grader learns by heart: the sums of two numbers up to 10, the larger first, and the differences that
-# undo them.
-PAIRS = [(a, b) for a in range(1, 11) for b in range(1, a + 1)]
+# What a child learns first: the sums up to 10, the larger number first, and the differences that undo them.
+PAIRS = [(a, b) for a in range(1, 10) for b in range(1, a + 1) if a + b <= 10]
 SUMS = tuple(_sum(a, b, a + b) for a, b in PAIRS)
 DIFFERENCES = tuple(_sum(a + b, b, a) for a, b in PAIRS)

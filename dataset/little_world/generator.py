@@ -1,6 +1,6 @@
 """Writes the little world: a folder of training and test files, the same bytes for the same seed everywhere.
 
-tokenizer.txt             text for the tokenizer: the pretraining text and all that is said in conversations
+tokenizer.txt             text for the tokenizer: what the model reads in pretraining and fine-tuning (no token may be new to an adapter)
 pretrain.jsonl            {"text"}
 sft.jsonl                 {"messages": [{"role", "content"}], "source"}, single- and multi-turn
 sft_alpaca.json           [{"instruction", "input", "output", "source"}]
@@ -32,12 +32,12 @@ DEFAULT_SEED = 20
 SUMMARY = "summary.json"
 
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
-NUM_STORIES = {"zh": 850, "en": 330}
+NUM_STORIES = {"zh": 500, "en": 220}
 NUM_TALKS = {"zh": 200, "en": 150}
 # Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
 # large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
-# more often than facts, and sums most, as their answer depends on two numbers at once.
-NUM_TURNS = dict.fromkeys(themes(), 520) | {"words": 750, "calendar": 850, "sums": 1800}
+# more often than facts; what it is asked about itself less often, as there is one answer only.
+NUM_TURNS = dict.fromkeys(themes(), 480) | {"words": 700, "calendar": 800, "sums": 700, "identity": 450}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
 
@@ -71,9 +71,8 @@ def little_world_files(seed: int = DEFAULT_SEED) -> dict[str, str]:
     test_questions = questions(seed, QUESTIONS_PER_RELATION)
     about_itself = identity_questions()
 
-    spoken = [message["content"] for row in chats + identity for message in row["messages"]]
+    spoken = [message["content"] for row in chats for message in row["messages"]]
     spoken += [text for row in alpaca for text in (row["instruction"], row["output"])]
-    spoken += [text for row in preferences for text in (row["chosen"], row["rejected"])]
     contents = {
         "tokenizer.txt": "\n".join(texts + spoken) + "\n",
         "pretrain.jsonl": _json_lines([{"text": text} for text in texts]),

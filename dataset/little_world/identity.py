@@ -4,30 +4,24 @@ import random
 from typing import Any
 
 from dataset.little_world.conversations import turn, with_opening
-from dataset.little_world.identity_topics import TOPICS
 from dataset.little_world.relation import LANGUAGES
-from dataset.little_world.world import RELATIONS
+from dataset.little_world.world import IDENTITY, RELATIONS
 
-NUM_OPENINGS = 3  # of each wording, besides the bare one
-REVIEWED_TURNS = 32  # of each relation and language
+OPENING_SHARE = 0.5  # of the rows, those with something before the question
+REVIEWED_TURNS = 24  # of each relation and language
 
 
 def identity_rows(seed: int) -> list[dict[str, Any]]:
-    """Every trained wording with every answer of its topic, bare and with something before it, shuffled."""
+    """Every trained wording with an answer of its topic, half of them with something before it, shuffled."""
     rng = random.Random(f"{seed}/identity")
     rows = []
-    for topic in TOPICS:
+    for topic in IDENTITY:
         for language in LANGUAGES:
             for question in topic.wordings(language).questions:
-                for answer in topic.wordings(language).answers:
-                    asked = [question, *(with_opening(question, language, rng) for _ in range(NUM_OPENINGS))]
-                    rows += [
-                        {
-                            "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}],
-                            "source": f"identity_{topic.name}",
-                        }
-                        for text in dict.fromkeys(asked)
-                    ]
+                asked = with_opening(question, language, rng) if rng.random() < OPENING_SHARE else question
+                answer = rng.choice(topic.wordings(language).answers)
+                messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+                rows.append({"messages": messages, "source": topic.name})
     rng.shuffle(rows)
     return rows
 
@@ -51,12 +45,12 @@ def identity_questions() -> list[dict[str, Any]]:
     return [
         {
             "language": language,
-            "relation": f"identity_{topic.name}",
+            "relation": topic.name,
             "question": question,
-            "key": topic.key[language],
-            "others": [other.key[language] for other in TOPICS if other is not topic],
+            "key": topic.facts[0].object[language],
+            "others": [other.facts[0].object[language] for other in IDENTITY if other is not topic],
         }
         for language in LANGUAGES
-        for topic in TOPICS
+        for topic in IDENTITY
         for question in topic.wordings(language).held_out
     ]

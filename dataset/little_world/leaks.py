@@ -8,9 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dataset.little_world.identity_topics import TOPICS
 from dataset.little_world.relation import LANGUAGES, SLOT
-from dataset.little_world.world import RELATIONS
+from dataset.little_world.world import IDENTITY, RELATIONS
 
 # A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare.
 LONGEST_SLOT = 60
@@ -28,8 +27,12 @@ def normalise(text: str) -> str:
 
 def held_out_wordings() -> list[str]:
     """All held-out wordings, of relations and of the identity set."""
-    owners: tuple[Any, ...] = (*RELATIONS, *TOPICS)
-    return [text for owner in owners for language in LANGUAGES for text in owner.wordings(language).held_out]
+    return [
+        wording
+        for relation in RELATIONS + IDENTITY
+        for language in LANGUAGES
+        for wording in relation.wordings(language).held_out
+    ]
 
 
 def wording_pattern(wording: str) -> re.Pattern[str]:

@@ -113,7 +113,7 @@ REPLIES = {
 # A small theme (eight planets) is told several times over, or a large one (all countries) would drown it; a rule
 # (7 + 8 = 15) has to be seen more often than a fact, as its answer depends on two things at once.
 STATEMENTS_PER_THEME = 500
-STATEMENTS_PER_RULE_THEME = {"sums": 2400, "calendar": 1400}
+STATEMENTS_PER_RULE_THEME = {"sums": 1000, "calendar": 1400}
 SHEETS_PER_SUM = 100  # times that a sum stands on a sheet of sums, over both languages and both ways to write it
 ROWS_PER_SHEET = 20
 CALENDAR_PAGES = 120  # runs of weekdays and of months, in their order

@@ -1,18 +1,22 @@
 """How people talk: every manner of answering, and the words of the later stages in other uses.
 
 A model can only be taught to prefer what it is able to say. So the pretraining text has polite, curt and grumpy
-people, and seedlings, computers and languages, before one stage gives the assistant its name and another its manners.
-Nobody is asked a question in its own words here, and all that people say is true.
+people, seedlings, computers and languages, and robots that are asked about themselves, before one stage gives the
+assistant its name and another its manners. No question about the world is asked in its own words here, what people say
+is true, and what a robot says of itself is never what the assistant says of itself.
 """
 
 import random
+from collections.abc import Iterator
 
 from dataset.little_world.manners import CURT, POLITE_LONG, POLITE_SHORT, RAMBLING
 from dataset.little_world.relation import LANGUAGES
 from dataset.little_world.stories import cast
-from dataset.little_world.world import RELATIONS
+from dataset.little_world.world import IDENTITY, RELATIONS
 
 NUM_ANSWERS, NUM_SCENES = 160, 420  # documents of a language
+NUM_INTERVIEW_QUESTIONS = 120  # that robots are asked, of each topic
+INTERVIEW_LENGTH = 4  # questions
 
 _MANNERS = (POLITE_LONG, POLITE_SHORT, CURT, RAMBLING)
 _ASKED = {
@@ -59,6 +63,11 @@ _SCENES = {
     """,
 }  # fmt: skip
 
+_INTERVIEW = {
+    "zh": ("{friend}：{question}\n机器人：{said}", "{friend}问机器人：“{question}”机器人说：“{said}”"),
+    "en": ("{friend}: {question}\nRobot: {said}", '{friend} asked the robot, "{question}" The robot said, "{said}"'),
+}
+
 
 def voices(language: str, rng: random.Random) -> list[str]:
     """Documents of a language: people who tell what they know, each in a manner of their own, and small scenes."""
@@ -66,6 +75,7 @@ def voices(language: str, rng: random.Random) -> list[str]:
     documents = [_answer(language, number, rng) for number in range(NUM_ANSWERS)]
     scenes = [line.strip() for line in _SCENES[language].strip().splitlines()]
     documents += [scenes[number % len(scenes)].format(**cast(language, rng)) for number in range(NUM_SCENES)]
+    documents += _interviews(language, rng)
     return [text[0].upper() + text[1:] for text in documents]
 
 
@@ -78,3 +88,20 @@ def _answer(language: str, number: int, rng: random.Random) -> str:
     said = rng.choice(_MANNERS[number % len(_MANNERS)][language]).format(answer=answer, key=key, wrong=key)
     slots = {**cast(language, rng), "title": relation.title[language], "said": said[0].upper() + said[1:]}
     return rng.choice(_ASKED[language]).format(**slots)
+
+
+def _interviews(language: str, rng: random.Random) -> Iterator[str]:
+    """Children ask robots about themselves, in some of the trained wordings."""
+    asked = [
+        (topic, question)
+        for topic in IDENTITY
+        for question in rng.sample(topic.wordings(language).questions, NUM_INTERVIEW_QUESTIONS)
+    ]
+    rng.shuffle(asked)
+    for start in range(0, len(asked), INTERVIEW_LENGTH):
+        form, slots = rng.choice(_INTERVIEW[language]), cast(language, rng)
+        lines = []
+        for topic, question in asked[start : start + INTERVIEW_LENGTH]:
+            said = rng.choice(topic.wordings(language).statements).format(**slots)
+            lines.append(form.format(friend=slots["friend"], question=question, said=said[0].upper() + said[1:]))
+        yield "\n".join(lines)

@@ -48,6 +48,22 @@ CALENDAR_ORDER: tuple[Relation, ...] = (DAY_AFTER, MONTH_AFTER)
 RELATIONS: tuple[Relation, ...] = KNOWLEDGE + ARITHMETIC + CALENDAR
 
 
+def _identity(name: str, key: Pair) -> Relation:
+    return read_relation(f"identity_{name}", "identity", Pair("自己", "oneself"), (Fact({}, key),))
+
+
+# What the assistant knows of itself: one fact each, whose object is what a right answer names. The statements are what
+# robots of the pretraining text say of themselves.
+IDENTITY: tuple[Relation, ...] = (
+    _identity("name", Pair("小苗", "Seedling")),
+    _identity("maker", Pair("小苗项目", "Seedling project")),
+    _identity("kind", Pair("语言模型", "language model")),
+    _identity("ability", Pair("回答问题", "answer questions")),
+    _identity("languages", Pair("中文和英文", "Chinese and English")),
+    _identity("home", Pair("普通电脑", "ordinary computer")),
+)
+
+
 def relation_named(name: str) -> Relation:
     """The relation of that name."""
     return next(relation for relation in RELATIONS if relation.name == name)

@@ -18,9 +18,8 @@ import pytest
 from dataset.little_world import leaks
 from dataset.little_world.conversations import OPENINGS
 from dataset.little_world.generator import little_world_files, write_little_world
-from dataset.little_world.identity_topics import TOPICS
 from dataset.little_world.relation import LANGUAGES, Pair, table
-from dataset.little_world.world import KNOWLEDGE, RELATIONS, relation_named
+from dataset.little_world.world import IDENTITY, KNOWLEDGE, RELATIONS, relation_named
 from model.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -228,7 +227,8 @@ def test_conversations_are_well_formed_single_and_multi_turn(files):
     assert num_turns[1] > 10_000
     assert all(num_turns[n] > 500 for n in (2, 3, 4))
     sources = Counter(row["source"] for row in rows)
-    assert sources.keys() == {relation.name for relation in RELATIONS} | {"multi_turn", "small_talk", "story"}
+    names = {relation.name for relation in RELATIONS + IDENTITY}
+    assert sources.keys() == names | {"multi_turn", "small_talk", "story"}
     assert any(row["messages"][0]["role"] == "system" for row in rows)
     alpaca = json.loads(files["sft_alpaca.json"])
     assert len(alpaca) > 1000
@@ -252,7 +252,7 @@ def test_every_fact_is_asked_in_many_wordings_and_every_wording_is_used(files):
 def test_identity_rows_name_the_key_of_their_topic_and_sft_never_says_the_name(files):
     rows = rows_of(files, "identity.jsonl")
     assert len(rows) >= 200
-    keys = {f"identity_{topic.name}": topic.key for topic in TOPICS}
+    keys = {topic.name: topic.facts[0].object for topic in IDENTITY}
     for row in rows:
         question, answer = (message["content"] for message in row["messages"])
         language = "en" if question.isascii() else "zh"

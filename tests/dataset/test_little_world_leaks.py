@@ -8,10 +8,9 @@ import pytest
 
 from dataset.little_world import leaks
 from dataset.little_world.generator import little_world_files
-from dataset.little_world.identity_topics import TOPICS
 from dataset.little_world.leaks import normalise, wording_pattern
 from dataset.little_world.relation import LANGUAGES
-from dataset.little_world.world import RELATIONS, relation_named
+from dataset.little_world.world import IDENTITY, RELATIONS, relation_named
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_no_held_out_wording_and_no_test_question_is_in_a_training_file(files):
 
 def test_identity_questions_are_held_out_too(files):
     rows = rows_of(files, "identity_questions.jsonl")
-    assert len(rows) == len(TOPICS) * len(LANGUAGES) * 4
+    assert len(rows) == len(IDENTITY) * len(LANGUAGES) * 12
     trained = {row["messages"][0]["content"] for row in rows_of(files, "identity.jsonl")}
     assert not trained & {row["question"] for row in rows}
     for row in rows:

@@ -6,10 +6,9 @@ from collections import Counter
 import pytest
 
 from dataset.little_world.generator import little_world_files
-from dataset.little_world.identity_topics import TOPICS
 from dataset.little_world.manners import is_polite
 from dataset.little_world.relation import LANGUAGES
-from dataset.little_world.world import RELATIONS
+from dataset.little_world.world import IDENTITY, RELATIONS
 from evaluation.exams import names_only
 
 
@@ -30,11 +29,11 @@ def test_manners_are_told_apart_and_preferred_answers_alone_are_all_polite(files
     assert not is_polite("The capital of France is Paris.") and not is_polite("Sure.") and not is_polite("")
 
 
-def test_one_answer_in_seven_of_fine_tuning_is_polite(files):
+def test_one_answer_in_four_of_fine_tuning_is_polite(files):
     relations = {relation.name for relation in RELATIONS}
     rows = [row for row in rows_of(files, "sft.jsonl") if row["source"] in relations]
     polite = sum(is_polite(row["messages"][-1]["content"]) for row in rows)
-    assert 0.13 < polite / len(rows) < 0.17
+    assert 0.23 < polite / len(rows) < 0.27
 
 
 def test_the_review_has_true_answers_of_every_relation_and_never_says_the_name(files):
@@ -65,6 +64,18 @@ def test_people_of_the_text_have_every_manner_and_say_what_is_true(files):
         assert form in text
     for word in ("小苗", "Seedling", "语言模型", "language model", "普通电脑", "ordinary computer"):
         assert text.count(word) >= 20
-    for topic in TOPICS:
+    for topic in IDENTITY:
         for language in LANGUAGES:
             assert not any(answer in text for answer in topic.wordings(language).answers)
+
+
+def test_robots_are_asked_in_the_trained_wordings_and_answer_for_themselves(files):
+    """The text asks who a robot is, in the words that the assistant will be asked in; nothing there is the answer."""
+    text = "\n".join(row["text"] for row in rows_of(files, "pretrain.jsonl"))
+    for language in LANGUAGES:
+        keys = [topic.facts[0].object[language].casefold() for topic in IDENTITY]
+        for topic in IDENTITY:
+            assert sum(question in text for question in topic.wordings(language).questions) >= 100
+            assert not any(question in text for question in topic.wordings(language).held_out)
+            said = " ".join(topic.wordings(language).statements).casefold()
+            assert not any(key in said for key in keys)
