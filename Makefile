@@ -39,8 +39,7 @@ demo: environment ## train a small model through every stage on the bundled litt
 	$(RUN) data_process.py --raw_dir "$(DEMO_DIR)/raw" --tokenizer "$(DEMO_DIR)/tokenizer" \
 		--packed_dir "$(DEMO_DIR)/packed" $(DEMO_DATA_FLAGS)
 	$(RUN) 1-pretrain.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_PRETRAIN_FLAGS)
-	$(RUN) 3-full_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" \
-		--batch_size 6 --learning_rate 3.5e-3 $(DEMO_SFT_FLAGS)
+	$(RUN) 3-full_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_SFT_FLAGS)
 	$(RUN) 4-lora_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_LORA_FLAGS)
 	$(RUN) 5-dpo_train.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_DPO_FLAGS)
 	$(RUN) -m evaluation.demo_report "$(DEMO_DIR)"

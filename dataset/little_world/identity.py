@@ -8,16 +8,17 @@ from dataset.little_world.relation import LANGUAGES
 from dataset.little_world.world import IDENTITY, RELATIONS
 
 OPENING_SHARE = 0.5  # of the rows, those with something before the question
-REVIEWED_TURNS = 24  # of each relation and language
+NUM_QUESTIONS = 200  # of each topic and language
+REVIEWED_TURNS = 40  # of each relation and language
 
 
 def identity_rows(seed: int) -> list[dict[str, Any]]:
-    """Every trained wording with an answer of its topic, half of them with something before it, shuffled."""
+    """Trained wordings with an answer of their topic, half of them with something before it, shuffled."""
     rng = random.Random(f"{seed}/identity")
     rows = []
     for topic in IDENTITY:
         for language in LANGUAGES:
-            for question in topic.wordings(language).questions:
+            for question in rng.sample(topic.wordings(language).questions, NUM_QUESTIONS):
                 asked = with_opening(question, language, rng) if rng.random() < OPENING_SHARE else question
                 answer = rng.choice(topic.wordings(language).answers)
                 messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
