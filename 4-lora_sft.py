@@ -11,10 +11,11 @@ alone, with the name and hash of its base. Chat with it: python 2-eval.py out/lo
 same command goes on.
 """
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from model.errors import run_script
+from model.errors import UserError, run_script
 from trainer.settings import (
     DataSettings,
     DeviceSettings,
@@ -26,6 +27,8 @@ from trainer.settings import (
     flag,
     parse_settings,
 )
+
+LONGEST_NAME = 60  # characters of an adapter's name that is taken from its data
 
 
 @dataclass
@@ -47,6 +50,12 @@ class AdapterSettings(LoRASettings):
 
     lora_name: str | None = flag(None, "name of the adapter; default that of the packed set")
 
+    def __post_init__(self) -> None:
+        """A one-line error for a name that would be a path."""
+        name = self.lora_name
+        if name is not None and (not name.strip() or "/" in name or "\\" in name):
+            raise UserError(f"--lora_name: found {name!r}, expected a name without slashes")
+
 
 def main() -> int:
     """Settings → data → model → objective → run."""
@@ -65,7 +74,9 @@ def main() -> int:
 
         # Data: whole conversations, as for full fine-tuning.
         train_set, val_set = open_sets(data, "little_world_identity", "sft", processes)
-        name = adapter.lora_name or train_set.folder.name.removeprefix("little_world_")
+        # A mixture's name, law:0.5,chat:0.5, is none for a file.
+        set_name = re.sub(r"[^\w.-]+", "-", train_set.folder.name.removeprefix("little_world_"))
+        name = adapter.lora_name or set_name[:LONGEST_NAME]
 
         # Model: the parent, frozen, with thin matrices beside its linear layers. They alone are trained and stored;
         # with them the rows of tokens that the parent did not know.

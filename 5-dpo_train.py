@@ -126,7 +126,8 @@ def main() -> int:
             live = LiveReference(origin.model, precision)
         elif preference.loss not in REFERENCE_FREE:
             attach_reference([train_set, val_set], origin, precision, processes, settings.training.batch_size)
-        probe = DriftProbe(val_set or train_set, origin, precision, processes)
+        watched = val_set if val_set is not None and val_set.num_rows else train_set
+        probe = DriftProbe(watched, origin, precision, processes)
         if adapter.lora_rank:
             add_adapter(origin, adapter, settings.run.seed)
 

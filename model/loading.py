@@ -68,7 +68,8 @@ def find_base(path: str | Path, adapter: Checkpoint, base: str | Path | None = N
             raise UserError(f"--base {base}: is not the model that {path} was trained on ({known}, {digest[:12]}…)")
         return Path(base)
     folder, unreadable = Path(path).parent, []
-    for candidate in dict.fromkeys((known, folder / known.name, *sorted(folder.glob("*.pth")))):
+    beside = sorted(folder.glob("*.pth")) + sorted(folder.glob("*.pth.bak-*"))  # what --overwrite moved aside too
+    for candidate in dict.fromkeys((known, folder / known.name, *beside)):
         if candidate == Path(path) or not candidate.exists():
             continue
         try:
@@ -78,7 +79,8 @@ def find_base(path: str | Path, adapter: Checkpoint, base: str | Path | None = N
             unreadable.append(f"{candidate}")
     remark = f" ({', '.join(unreadable)} cannot be read)" if unreadable else ""
     raise UserError(
-        f"{path}: its base {known} ({digest[:12]}…) is neither there nor beside it{remark}; name it with --base"
+        f"{path}: its base {known} ({digest[:12]}…) is neither there nor beside it{remark}; put it beside it "
+        "(2-eval.py also takes its path with --base)"
     )
 
 
@@ -165,9 +167,12 @@ class AdapterSwitch:
         return iter(self._adapters)
 
     def use(self, name: str) -> None:
-        """Take on this adapter; with an empty name none: the base's own weights, bit for bit."""
-        if name and name not in self._adapters:
-            raise UserError(f"no adapter is called {name!r}; there are {', '.join(self) or 'none'}")
+        """Take on the adapter of this name, or the only one it is a part of; with none the base, bit for bit."""
+        named = [name] if name in self._adapters else [each for each in self if name and name in each]
+        if name and len(named) != 1:
+            which = f"{', '.join(named)} are" if named else "no adapter is"
+            raise UserError(f"{which} called {name!r}; there are {', '.join(self) or 'none'}")
+        name = "".join(named)
         unmerge_lora(self._model, self._before)
         self._before, self.active = {}, ""
         if name:

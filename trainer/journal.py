@@ -198,6 +198,10 @@ class Journal:
             right = "" if accuracy is None else f", {accuracy:.1%} of the pairs in the right order"
             self.say(f"step {step}: validation loss {found.loss:.4f}{right}")
 
+    def measured(self, step: int, values: dict[str, float]) -> None:
+        """What a stage measures where there is no validation set."""
+        self._write("measured", step, values)
+
     def sample(self, engine: Engine, step: int) -> None:
         """Let the model speak."""
         with engine.speaking_model() as model:

@@ -59,6 +59,9 @@ def _validate(run: Run) -> Validation | None:
     """Measure and log the validation loss; None without a validation set, or when a signal came."""
     val_set, engine = run.stage.val_set, run.engine
     if val_set is None or val_set.num_rows == 0:
+        measured = _probe(run)
+        if measured:
+            run.journal.measured(run.state.step, measured)
         return None
     found = validate(
         engine.forward,
@@ -73,11 +76,18 @@ def _validate(run: Run) -> Validation | None:
         run.stopped_by,
     )
     if found is not None:
-        more, alarms = run.stage.probe(engine) if run.stage.probe is not None else ({}, [])
-        run.journal.validated(run.state.step, replace(found, measured={**found.measured, **more}))
-        for alarm in alarms:
-            run.journal.alarm(run.state.step, alarm)
+        run.journal.validated(run.state.step, replace(found, measured={**found.measured, **_probe(run)}))
     return found
+
+
+def _probe(run: Run) -> dict[str, float]:
+    """What the stage measures besides its objective's terms, if anything; its alarms are told."""
+    if run.stage.probe is None:
+        return {}
+    measured, alarms = run.stage.probe(run.engine)
+    for alarm in alarms:
+        run.journal.alarm(run.state.step, alarm)
+    return measured
 
 
 def source_losses(run: Run) -> SourceLosses | None:

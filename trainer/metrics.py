@@ -1,7 +1,7 @@
 """`metrics.jsonl`: the log of a run, one JSON object a line, that goes on where a restart or a rollback takes the run.
 
-Every row has `kind` and `step`. Kinds: "train" and "validation" (numbers), "samples" (texts), "alarm", "rollback" and
-"skipped" (what happened on the way).
+Every row has `kind` and `step`. Kinds: "train", "validation" and "measured" (numbers), "samples" (texts), "alarm",
+"rollback" and "skipped" (what happened on the way).
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.files import write_text
 
-KINDS = ("train", "validation", "samples", "rollback", "skipped", "alarm")
+KINDS = ("train", "validation", "measured", "samples", "rollback", "skipped", "alarm")
 
 
 class MetricsLog:
@@ -41,7 +41,9 @@ class MetricsLog:
         def stays(row: Mapping[str, Any]) -> bool:
             if _is_rollback(row):
                 return row["step"] <= resume_step and row.get("number", 0) <= rollbacks
-            is_again = look_is_due and row["step"] == resume_step and row["kind"] in ("validation", "samples")
+            is_again = (
+                look_is_due and row["step"] == resume_step and row["kind"] in ("validation", "measured", "samples")
+            )
             return 0 < resume_step >= row["step"] and not is_again
 
         if enabled:

@@ -104,13 +104,16 @@ def source_table(metrics_path: Path) -> Table | None:
 
 
 def measure_table(metrics_path: Path) -> Table | None:
-    """What validation measures besides the loss, before and after; None where that is nothing."""
-    rows = [row for row in read_metrics(metrics_path) if row["kind"] == "validation"]
+    """What is measured besides the loss, before and after; None where that is nothing."""
+    metrics = read_metrics(metrics_path)
+    validations = [row for row in metrics if row["kind"] == "validation"]
+    rows = validations or [row for row in metrics if row["kind"] == "measured"]
+    where = "validation" if validations else "training"
     names = [name for name in (rows[-1] if rows else {}) if name not in _LOSSES]
     if not names:
         return None
     lines = [[name.replace("_", " "), *(_decimals(row.get(name)) for row in (rows[0], rows[-1]))] for name in names]
-    return Table("measured on the validation set", ["", " before", " after"], lines)
+    return Table(f"measured on the {where} set", ["", " before", " after"], lines)
 
 
 def _decimals(value: float | None) -> str:

@@ -91,6 +91,11 @@ class TestFindBase:
         save_base(base_path, seed=9)
         assert self.find(adapter_path) == kept
 
+    def test_moved_aside_by_overwrite(self, base_path, adapter_path):
+        aside = base_path.rename(base_path.with_name("full_sft.pth.bak-0123abcd"))
+        save_base(base_path, seed=9)
+        assert self.find(adapter_path) == aside
+
     def test_gone(self, base_path, adapter_path):
         base_path.unlink()
         save_base(base_path.with_name("other.pth"), seed=9)
@@ -102,7 +107,7 @@ class TestFindBase:
         renamed = base_path.rename(base_path.with_name("base.pth"))
         assert self.find(adapter_path) == renamed
         renamed.unlink()
-        with pytest.raises(UserError, match=r"\(.*a_foreign\.pth cannot be read\); name it with --base"):
+        with pytest.raises(UserError, match=r"\(.*a_foreign\.pth cannot be read\); put it beside it"):
             self.find(adapter_path)
 
     def test_named(self, base_path, adapter_path, tmp_path):
@@ -280,6 +285,10 @@ class TestAdapterSwitch:
         with pytest.raises(UserError, match="no adapter is called 'jokes'; there are law, poems, few"):
             switch.use("jokes")
         assert switch.active == "law" and torch.equal(logits_of(model), expected)
+        with pytest.raises(UserError, match="law, few are called 'w'; there are law, poems, few"):
+            switch.use("w")
+        switch.use("poe")
+        assert switch.active == "poems"
         with pytest.raises(UserError, match="no adapter is called 'law'; there are none"):
             AdapterSwitch(model, checkpoint, []).use("law")
 

@@ -142,7 +142,15 @@ def test_a_base_that_was_moved_is_found_or_asked_for(run_here, refused, workspac
     (out / "renamed.pth").rename(workspace / "elsewhere.pth")
     line = refused("2-eval.py", *prompt)
     assert "out/lora_chat_32.pth: its base out/full_sft_32.pth (" in line
-    assert "is neither there nor beside it; name it with --base" in line
+    assert "is neither there nor beside it; put it beside it" in line
+
+
+def test_the_name_is_a_name_and_a_mixture_gives_one(run_here, refused, workspace):
+    line = refused("4-lora_sft.py", *SHORT, "--lora_name", "a/b")
+    assert line == "error: --lora_name: found 'a/b', expected a name without slashes\n"
+    mixed = [*SHORT, "--packed_dir", "packed", "--data_path", "chat:0.5,chat_val:0.5", "--max_steps", 1]
+    assert run_here("4-lora_sft.py", *mixed, folder=workspace).code == 0
+    assert (workspace / "out" / "lora_chat-0.5-chat_val-0.5_32.pth").exists()
 
 
 def test_an_adapter_upon_an_adapter(run_here, workspace):

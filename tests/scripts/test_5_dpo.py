@@ -62,6 +62,18 @@ def test_a_tuned_model_learns_what_is_preferred(run_here, workspace):
     assert answer.code == 0, answer.errors
 
 
+def test_without_a_validation_set_the_drift_is_still_watched(run_here, workspace):
+    shutil.rmtree(workspace / "packed" / "pairs_val")
+    finished = run_here("5-dpo_train.py", *SHORT, folder=workspace)
+    assert finished.code == 0, finished.errors
+    assert rows(workspace / "out", kind="validation") == []
+    measured = rows(workspace / "out", kind="measured")
+    assert [row["step"] for row in measured] == [0, 4, 8]
+    assert measured[0]["kl"] == pytest.approx(0, abs=1e-6) and measured[-1]["kl"] > 1e-5
+    assert {"chosen_drop", "answer_tokens"} <= measured[-1].keys()
+    assert "measured on the training set" in (workspace / "out" / "rl_32" / "report.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("loss", ["ipo", "hinge", "simpo", "orpo"])
 def test_other_losses_fall(run_here, workspace, loss):
     alone = [] if loss == "orpo" else ["--sft_weight", 0]
