@@ -37,7 +37,7 @@ NUM_TALKS = {"zh": 200, "en": 150}
 # Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
 # large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
 # more often than facts; what it is asked about itself less often, as there is one answer only.
-NUM_TURNS = dict.fromkeys(themes(), 480) | {"words": 700, "calendar": 800, "sums": 700, "identity": 500}
+NUM_TURNS = dict.fromkeys(themes(), 500) | {"words": 700, "calendar": 800, "sums": 700, "identity": 500}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
 
