@@ -71,31 +71,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     if is_tall:  # the products below are rows × rows: take the smaller side
         x = x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    if x.dtype == torch.bfloat16 or x.shape[2] < 2 * x.shape[1]:
-        for _ in range(NUM_ITERATIONS):
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    else:
-        x = _product_of_factors(x @ x.mT) @ x
+    for _ in range(NUM_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
-
-
-def _product_of_factors(gram: Tensor) -> Tensor:
-    """All iterations at once, as one matrix [count, rows, rows] that x is multiplied by.
-
-    Each step multiplies x by a polynomial p of its Gram matrix, whose next value is p² · gram, as the two commute: the
-    long side of x need not be touched in between. In bf16 the rounding would grow from step to step.
-    """
-    product = factor = _factor(gram)
-    for _ in range(NUM_ITERATIONS - 1):
-        gram = factor @ (factor @ gram)
-        factor = _factor(gram)
-        product = factor @ product
-    return product
-
-
-def _factor(gram: Tensor) -> Tensor:
-    a, b, c = COEFFICIENTS
-    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    factor.diagonal(dim1=1, dim2=2).add_(a)
-    return factor
