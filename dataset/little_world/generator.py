@@ -1,6 +1,6 @@
 """Writes the little world: a folder of training and test files, the same bytes for the same seed everywhere.
 
-tokenizer.txt             text for the tokenizer: what the model reads in pretraining and fine-tuning (no token may be new to an adapter)
+tokenizer.txt             text for the tokenizer: what the model reads before it gets an adapter, which can teach no new token
 pretrain.jsonl            {"text"}
 sft.jsonl                 {"messages": [{"role", "content"}], "source"}, single- and multi-turn
 sft_alpaca.json           [{"instruction", "input", "output", "source"}]
@@ -36,7 +36,7 @@ NUM_STORIES = {"zh": 500, "en": 220}
 NUM_TALKS = {"zh": 200, "en": 150}
 # Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
 # large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
-# more often than facts; what it is asked about itself less often, as there is one answer only.
+# more often than facts.
 NUM_TURNS = dict.fromkeys(themes(), 500) | {"words": 700, "calendar": 800, "sums": 700, "identity": 500}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
