@@ -1,6 +1,6 @@
 """Writes the little world: a folder of training and test files, the same bytes for the same seed everywhere.
 
-tokenizer.txt             text for the tokenizer: what the model reads before it gets an adapter, which can teach no new token
+tokenizer.txt             text for the tokenizer: all that the model reads before it gets an adapter
 pretrain.jsonl            {"text"}
 sft.jsonl                 {"messages": [{"role", "content"}], "source"}, single- and multi-turn
 sft_alpaca.json           [{"instruction", "input", "output", "source"}]
