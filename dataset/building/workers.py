@@ -1,6 +1,7 @@
 """Encoding blocks in this process or in several, in the blocks' order."""
 
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -11,12 +12,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 
 from dataset.building.encoding import BlockEncoder, EncodedBlock, EncodingSettings
 from dataset.reading.formats import Block
 from model.errors import UserError
 from model.tokenizer import ChatTokenizer
 
+_PROGRAM_DIR = Path(__file__).resolve().parents[2]  # where our packages lie
 _FOR_TEMPLATES = ["transformers.utils.chat_template_utils"]
 
 
@@ -38,6 +41,7 @@ def encode_blocks(
     context.set_forkserver_preload(
         ["dataset.building.encoding", *([] if settings.kind == "pretrain" else _FOR_TEMPLATES)]
     )
+    _start_fork_server()
     executor = ProcessPoolExecutor(num_workers, context, _start_worker, (tokenizer, settings))
     on_their_way: deque[Future[EncodedBlock]] = deque()
     try:
@@ -58,6 +62,21 @@ def encode_blocks(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_fork_server() -> None:
+    """Start the process that forks the workers where it finds our packages.
+
+    Before Python 3.14 it looks for what it loads in the current folder, not on our path: the user's `dataset/`
+    there, the usual place of raw data, would be taken for our package, in every worker too.
+    """
+    users_dir = Path.cwd()
+    os.chdir(_PROGRAM_DIR)
+    try:
+        with _signals_held_back():
+            multiprocessing.forkserver.ensure_running()
+    finally:
+        os.chdir(users_dir)
 
 
 @contextmanager

@@ -185,6 +185,23 @@ def test_a_headed_file_loads(run, workspace: Path) -> None:
     assert run("pretrain", "--data_path", "bom.jsonl", "--packed_dir", "packed").returncode == 0
 
 
+def test_workers_beside_folders_named_like_our_packages(run, workspace: Path) -> None:
+    """Started elsewhere, where `dataset/` holds raw data as a rule; a user's package of a name of ours is no other."""
+    rows = "".join(json.dumps({"instruction": f"Say {number}.", "output": f"{number}"}) + "\n" for number in range(300))
+    path = workspace / "dataset" / "raw" / "mine.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(rows)
+    package = workspace / "model" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("raise RuntimeError('a user keeps this here')\n")
+    flags = ("sft", "--data_path", "dataset/raw/mine.jsonl", "--max_seq_len", "32", "--packed_dir")
+    for num_workers in ("0", "2"):
+        result = run(*flags, f"packed_by_{num_workers}", "--num_workers", num_workers)
+        assert result.returncode == 0, result.stderr
+    shutil.rmtree(package.parent)
+    assert hashes(workspace / "packed_by_2") == hashes(workspace / "packed_by_0")
+
+
 @pytest.fixture(scope="module")
 def large(workspace: Path) -> Path:
     """A file that takes some seconds to pack, and so gives time to stop it."""
