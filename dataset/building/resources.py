@@ -7,7 +7,7 @@ from dataset.dedup import NearDuplicateSettings
 from dataset.sources import Input
 from model.errors import UserError
 
-_SMALL_INPUT_BYTES = 16 << 20  # starting workers takes longer than doing it
+_SMALL_INPUT_BYTES = 4 << 20  # starting workers takes longer than doing it
 # Measured with benchmarks/pack_memory.py, with a margin: Python, its libraries, and the blocks on their way.
 _MAIN_BYTES = 450 << 20
 _WORKER_BYTES = 200 << 20
