@@ -28,6 +28,7 @@ from trainer.settings import (
     parse_settings,
 )
 
+ADAPTER_LEARNING_RATES = {"muon": 1e-3, "adamw": 2e-3}  # it begins at nothing, and stands more than whole weights
 DEFAULT_BETAS = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0, "orpo": 0.1}
 
 
@@ -99,11 +100,14 @@ def main() -> int:
         description=__doc__,
     )
     settings = Settings(*others)
+    training = settings.training
+    if adapter.lora_rank and training.learning_rate is None:
+        training.learning_rate = ADAPTER_LEARNING_RATES["muon" if training.optimizer == "muon" else "adamw"]
     if data.document_mask is False:
         raise UserError("--document_mask: the two sides of a pair are segments of one row; leave the flag out")
     if settings.run.anneal_from:
         raise UserError("--anneal_from: the reference is the model that a run starts from; pass a .pth to --init_from")
-    if settings.training.z_loss:
+    if training.z_loss:
         raise UserError("--z_loss: answers are compared, no token is trained by itself; leave the flag out")
     # torch loads only now: --help and a wrong flag answer at once.
     from trainer import parallel
@@ -125,7 +129,7 @@ def main() -> int:
         if preference.loss not in REFERENCE_FREE and (is_held or settings.run.dry_run):  # which writes nothing
             live = LiveReference(origin.model, precision)
         elif preference.loss not in REFERENCE_FREE:
-            attach_reference([train_set, val_set], origin, precision, processes, settings.training.batch_size)
+            attach_reference([train_set, val_set], origin, precision, processes, training.batch_size)
         watched = val_set if val_set is not None and val_set.num_rows else train_set
         probe = DriftProbe(watched, origin, precision, processes)
         if adapter.lora_rank:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from dataset.little_world.manners import is_polite
 from evaluation.exams import read_questions, run_exam
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, read_digest
 from model.config import LMConfig
 from model.decoder import CausalLM
 from model.device import matrix_product_rate, num_cores
@@ -37,7 +37,6 @@ STAGES = {
     "lora": "LoRA: take on a name and a manner",
     "rl": "DPO: prefer the better answer",
 }
-PARENTS = {"full_sft": "pretrain", "lora": "full_sft", "rl": "full_sft"}
 NUM_SAMPLES = 3  # questions about the world, besides one about itself
 ANSWER_TOKENS = 40  # the longest polite answer has 32
 EXAM_BATCH_SIZE = 256  # a small model answers many as fast as few
@@ -109,6 +108,7 @@ def collect(folder: Path) -> list[StageResult]:
     world = folder / "raw" / "little_world"
     exams = _Exams(folder / "exams", world / "questions.jsonl", world / "identity_questions.jsonl")
     results: list[StageResult] = []
+    judged: dict[str, Judged] = {}  # by the model's digest
     for stage in STAGES:
         for record_path in sorted(folder.glob(f"{stage}_*/run.json")):
             record = read_json(record_path)
@@ -117,10 +117,16 @@ def collect(folder: Path) -> list[StageResult]:
             if not record["finished"] or ".bak-" in record_path.parent.name:
                 continue
             checkpoint_path = folder / record["summary"]["checkpoint"]
-            parents = [result.after for result in results if result.name == PARENTS.get(stage)]
-            before = parents[-1] if parents else exams.of_untrained(checkpoint_path, record["identity"]["seed"])
+            digest, parent = read_digest(checkpoint_path), record["identity"].get("init_from")
+            if parent is not None and parent not in judged:
+                raise UserError(
+                    f"{checkpoint_path}: was trained from a model that is no longer in {folder}; train it again with "
+                    "--overwrite, or move it away"
+                )
+            before = judged[parent] if parent else exams.of_untrained(checkpoint_path, record["identity"]["seed"])
             metrics = _read_metrics(record_path.with_name("metrics.jsonl"))
-            results.append(StageResult(stage, record["summary"], metrics, before, exams.of(checkpoint_path)))
+            judged[digest] = exams.of(checkpoint_path)
+            results.append(StageResult(stage, record["summary"], metrics, before, judged[digest]))
     if not results:
         raise UserError(f"{folder}: has no finished run; train one first (make demo)")
     return results
@@ -282,13 +288,17 @@ def draw(results: list[StageResult], path: Path) -> None:
     """The loss of each stage, and the accuracy after it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(results) + 4, 4), layout="constrained")
-    *loss_axes, accuracy_axes = figure.subplots(1, len(results) + 1)
+    figure = Figure(figsize=(3.6 * len(results) + 7, 4), layout="constrained")
+    *loss_axes, accuracy_axes = figure.subplots(1, len(results) + 1, width_ratios=[*[1] * len(results), 2])
     for axes, result in zip(loss_axes, results, strict=True):
         for kind, style in (("train", "-"), ("validation", "o-")):
             rows = result.metrics[result.metrics["kind"] == kind]
             axes.plot(rows["step"], rows["loss"], style, lw=1, label=kind)
-        axes.set(title=STAGES[result.name].split(":")[0], xlabel="step", ylabel="loss (nats a token)")
+        axes.set(
+            title=STAGES[result.name].split(":")[0],
+            xlabel="step",
+            ylabel=f"loss ({result.summary.get('loss_unit', 'mean')})",
+        )
         axes.legend()
         axes.grid(alpha=0.3)
     names = ["untrained", *(result.name for result in results)]
@@ -305,7 +315,7 @@ def draw(results: list[StageResult], path: Path) -> None:
         accuracy_axes.bar_label(bars, fmt="%.0f", fontsize=7)
     accuracy_axes.set_xticks(range(len(names)), names)
     accuracy_axes.set(title="Held-out questions and manners", ylabel="%", ylim=(0, 110))
-    accuracy_axes.legend(loc="upper left")
+    accuracy_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(bars_of), frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -205,12 +205,13 @@ def adapter_from_peft(folder: str | Path, base: Checkpoint, base_path: str) -> C
         load_lora(model, config, weights)
     except UserError as error:
         raise UserError(f"{folder}: does not fit {base_path}: {error}") from error
+    stops = dict.fromkeys([*tokenizer.stop_token_ids, *base.generation.get("stop_token_ids", [])])
     return Checkpoint(
         stage="lora",
         config=whole.config,
         weights=weights_of(model, only_trained=True),
         tokenizer_files=tokenizer.files,
-        generation={**base.generation, "stop_token_ids": list(tokenizer.stop_token_ids)},
+        generation={**base.generation, "stop_token_ids": list(stops)},
         lineage={"imported": f"{folder}", "parent": {"digest": base.digest, "stage": base.stage, **base.lineage}},
         adapter={"lora": config.to_dict(), "base_digest": base.digest, "base_path": base_path},
     )

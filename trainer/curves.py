@@ -18,7 +18,7 @@ _MARKS = {"alarm": "tab:orange", "rollback": "tab:red"}
 Row = dict[str, Any]
 
 
-def draw_curves(metrics_path: Path, picture_path: Path, title: str) -> None:
+def draw_curves(metrics_path: Path, picture_path: Path, title: str, loss_unit: str) -> None:
     """Draw what metrics.jsonl holds by now. A picture that fails is a warning: the run goes on."""
     from matplotlib.figure import Figure  # heavy, and not needed by every import of this room
 
@@ -40,7 +40,7 @@ def draw_curves(metrics_path: Path, picture_path: Path, title: str) -> None:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize="small", loc="upper right")
             axes.grid(alpha=0.3)
-        above.set(ylabel="loss (nats a token)")
+        above.set(ylabel=f"loss ({loss_unit})")
         # Not in matplotlib's own formula language: a run's name may have a $.
         above.set_title(title, parse_math=False)
         with warnings.catch_warnings(), atomic_path(picture_path) as temporary:

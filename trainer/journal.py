@@ -256,7 +256,8 @@ class Journal:
         if not self._parallel.is_main or not (at_once or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES):
             return
         self._drawn_at = time.monotonic()
-        draw_curves(self._folder.metrics_path, self._folder.path / "curves.png", self._folder.name)
+        path, unit = self._folder.path / "curves.png", self._stage.objective.loss_unit
+        draw_curves(self._folder.metrics_path, path, self._folder.name, unit)
 
     def finish(self, state: TrainState) -> None:
         """The report, and the mark that this run is done."""
@@ -276,6 +277,7 @@ class Journal:
             "memory": memory_used(self._precision.device),
             "validation_loss_before": losses.get("before"),
             "validation_loss_after": losses.get("last"),
+            "loss_unit": self._stage.objective.loss_unit,
             "skipped_updates": state.skipped_updates,
             "rollbacks": state.rollbacks,
             "skipped_windows": state.skipped_windows,

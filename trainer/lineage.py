@@ -75,7 +75,7 @@ def checkpoint_of(stage: Stage, saved: SavedStep, lineage: dict[str, Any]) -> Ch
         config=stage.origin.model.config,
         weights=saved.tensors["weights"],
         tokenizer_files=stage.origin.tokenizer_files,
-        generation=generation_defaults(stage.tokenizer),
+        generation=generation_defaults(stage.tokenizer, stage.origin.parent),
         step=saved.state.step,
         tokens=saved.state.tokens,
         metrics={f"validation_loss_{name}": value for name, value in saved.state.validation_losses.items()},

@@ -52,12 +52,8 @@ def train(stage: Stage, settings: Settings, precision: Precision, parallel: Para
         RunFailed: the loss would not come back from its spikes.
     """
     folder = RunFolder(Path(settings.run.out_dir), settings.run.run_name or stage.default_run_name)
-    try:
-        with closing(folder):
-            return _train(stage, settings, precision, parallel, folder)
-    except torch.OutOfMemoryError as error:
-        advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
-        raise UserError(f"--batch_size {settings.training.batch_size}: does not fit the device; {advice}") from error
+    with closing(folder):
+        return _train(stage, settings, precision, parallel, folder)
 
 
 def _train(stage: Stage, settings: Settings, precision: Precision, parallel: Parallel, folder: RunFolder) -> int:

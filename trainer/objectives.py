@@ -6,7 +6,7 @@ loss is the same however that batch is split into micro-batches, accumulation st
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ Forward = Callable[..., LMOutput]  # a `CausalLM`, or what several processes wra
 class Objective(Protocol):
     """What the loop asks for; its `repr` is part of the run's identity."""
 
+    loss_unit: ClassVar[str]  # for people
+
     @property
     def document_mask(self) -> bool:
         """Whether attention stays inside a segment."""
@@ -53,6 +55,8 @@ class LanguageModeling:
         document_mask: attention and positions restart at each segment of a row.
         z_loss: weight of log²Z, which keeps the logits' scale from drifting (PaLM, arXiv:2204.02311).
     """
+
+    loss_unit: ClassVar[str] = "nats a token"
 
     document_mask: bool
     z_loss: float = 0.0
@@ -132,6 +136,8 @@ class PreferenceOptimization:
         document_mask: both sides of a pair are segments of one row, so it has to be on.
         reference: gives the reference's `Answers` for a batch, where the batch does not bring `reference_logps`.
     """
+
+    loss_unit: ClassVar[str] = "mean over pairs"
 
     loss: PreferenceLoss = "sigmoid"
     beta: float = 0.1

@@ -153,7 +153,12 @@ class Parallel:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         """Take leave of the other ranks, whatever has happened; RunFailed when it is they who are gone."""
-        failure = self.lost(error) if isinstance(error, RuntimeError) else None
+        failure: Exception | None = None
+        if isinstance(error, torch.OutOfMemoryError):
+            advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
+            failure = UserError(f"--batch_size: the work does not fit the device's memory; {advice}")
+        elif isinstance(error, RuntimeError):
+            failure = self.lost(error)
         self.finish(failure or error)
         if failure is not None:
             raise failure from error

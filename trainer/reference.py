@@ -1,7 +1,8 @@
 """The reference of preference training: how probable the model that a run starts from finds each answer.
 
 It never changes, so it is asked once. Its numbers lie beside the packed set, named after all that decides them, and the
-next run from the same model reads them: no second model is in memory, and no step waits for it.
+next run from the same model reads them: no second model is in memory, and no step waits for it. They are written as
+they are found, so that a command that was stopped goes on where it was.
 """
 
 import copy
@@ -25,6 +26,7 @@ from trainer.stages import Origin
 
 NAME = "reference_logps"  # of the array in a batch
 DEFAULT_ROWS = 4  # of a forward pass, where --batch_size is auto
+SAVED_ROWS = 2048  # are asked between two writes of the file
 
 
 class LiveReference:
@@ -71,20 +73,37 @@ def attach_reference(
     width = max((int(each.segments_per_row.max(initial=0)) for each in plain), default=0)
     for packed in plain:
         path = _path(packed, origin, precision)
-        missing = torch.tensor(0.0 if _is_whole(path) else 1.0)
-        if parallel.max(missing).item():
-            name = f"{packed.folder.name}: log-probabilities of {len(packed.segments):,} answers under {origin.name}"
-            parallel.say(f"{name}, once for all runs from it")
-            model = origin.model.to(device=precision.device, dtype=precision.weights)
-            values = reference_logps(packed, model, precision, parallel, batch_size or DEFAULT_ROWS)
-            if not np.isfinite(values).all():  # on every rank alike, or the others would wait
-                raise UserError(
-                    f"{origin.name}: finds answers of {packed.folder} impossible (its numbers are not finite)"
-                )
-            if parallel.local_rank == 0:  # of each machine, which may have a disk of its own
-                _write(path, values, origin)
-            parallel.max(missing)  # the others wait until it is there
+        _find_missing(packed, path, origin, precision, parallel, batch_size or DEFAULT_ROWS)
         packed.attach(NAME, path, width)
+
+
+def _find_missing(
+    packed: PackedSet, path: Path, origin: Origin, precision: Precision, parallel: Parallel, batch_size: int
+) -> None:
+    """Complete the file of a set's numbers."""
+    own = _rows_done(path)
+    furthest = int(parallel.max(torch.tensor(float(own))).item())
+    done = -int(parallel.max(torch.tensor(-float(own))).item())
+    if done == packed.num_rows:
+        return
+    if done != furthest:  # machines with disks of their own that were not stopped at the same place
+        done = 0
+    name = f"{packed.folder.name}: log-probabilities of {len(packed.segments):,} answers under {origin.name}"
+    parallel.say(f"{name}, once for all runs from it" + (f"; going on after {done:,} rows" if done else ""))
+    model = origin.model.to(device=precision.device, dtype=precision.weights)
+    found = np.load(path) if done else np.zeros(len(packed.segments), np.float32)
+    step = max(SAVED_ROWS // batch_size, 1) * batch_size
+    while done < packed.num_rows:
+        rows = range(done, min(done + step, packed.num_rows))
+        found = found + reference_logps(packed, model, precision, parallel, batch_size, rows)
+        if not np.isfinite(found).all():  # on every rank alike, or the others would wait
+            raise UserError(f"{origin.name}: finds answers of {packed.folder} impossible (its numbers are not finite)")
+        done = rows.stop
+        if parallel.local_rank == 0:  # of each machine, which may have a disk of its own
+            _write(path, found, done, origin)
+        parallel.max(torch.zeros(()))  # the others wait until it is there
+        if done < packed.num_rows:
+            parallel.say(f"{packed.folder.name}: {done:,} of {packed.num_rows:,} rows asked")
 
 
 def _parts(packed: AnySet) -> Sequence[PackedSet]:
@@ -94,20 +113,29 @@ def _parts(packed: AnySet) -> Sequence[PackedSet]:
 
 
 def reference_logps(
-    packed: PackedSet, model: CausalLM, precision: Precision, parallel: Parallel, batch_size: int
+    packed: PackedSet,
+    model: CausalLM,
+    precision: Precision,
+    parallel: Parallel,
+    batch_size: int,
+    rows: range | None = None,
 ) -> np.ndarray:
-    """log p of each segment's answer [segments], float32 (float64 in a float64 run). Every rank gets all of them."""
+    """log p of each segment's answer [segments], float32 (float64 in a float64 run). Every rank gets all of them.
+
+    Args:
+        rows: which to ask about, default all; the segments of others have zeros.
+    """
     was_training = model.training
     model.eval()
     # Each number comes from one rank, zeros from the others.
     found = torch.zeros(len(packed.segments), dtype=precision.weights, device=precision.device)
-    starts = range(0, packed.num_rows, batch_size)
-    for start in starts[parallel.rank :: parallel.world_size]:
-        rows = np.arange(start, min(start + batch_size, packed.num_rows))
-        batch = {name: torch.from_numpy(array).to(precision.device) for name, array in packed.batch(rows).items()}
+    rows = range(packed.num_rows) if rows is None else rows
+    for start in rows[::batch_size][parallel.rank :: parallel.world_size]:
+        asked = np.arange(start, min(start + batch_size, rows.stop))
+        batch = {name: torch.from_numpy(array).to(precision.device) for name, array in packed.batch(asked).items()}
         answers = _answers(model, batch, precision)
         both = torch.stack([answers.chosen, answers.rejected], dim=-1).flatten(1)  # [rows, places], as segments lie
-        index = packed.rows[rows]
+        index = packed.rows[asked]
         for row, first, count in zip(both, index["first_segment"], index["segments"], strict=True):
             found[int(first) : int(first) + int(count)] = row[: int(count)]
     model.train(was_training)
@@ -123,24 +151,27 @@ def _path(packed: PackedSet, origin: Origin, precision: Precision) -> Path:
     return packed.folder / "reference" / f"{sha256_of_text(canonical_json(made_of))[:16]}.npy"
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the file is there as it was written."""
+def _rows_done(path: Path) -> int:
+    """How many rows of the set the file answers for; 0 when it is not there as it was written."""
     note = path.with_suffix(".json")
     if not (path.is_file() and note.is_file()):
-        return False
+        return 0
     try:
         facts: Any = read_json(note)
-        return isinstance(facts, dict) and facts.get("sha256") == sha256_of_file(path)
     except UserError:
-        return False
+        return 0
+    if not isinstance(facts, dict) or facts.get("sha256") != sha256_of_file(path):
+        return 0
+    rows = facts.get("rows")
+    return rows if isinstance(rows, int) else 0
 
 
-def _write(path: Path, values: np.ndarray, origin: Origin) -> None:
+def _write(path: Path, values: np.ndarray, num_rows: int, origin: Origin) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, values)
-        facts = {"sha256": sha256_of_file(path), "model": origin.digest, "name": origin.name, "answers": len(values)}
+        facts = {"sha256": sha256_of_file(path), "model": origin.digest, "name": origin.name, "rows": num_rows}
         write_json(path.with_suffix(".json"), facts)
     except OSError as error:
         reason = error.strerror or str(error)

@@ -271,6 +271,8 @@ def _check_length(packed: AnySet, config: LMConfig, name: str) -> None:
         )
 
 
-def generation_defaults(tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """What a checkpoint says about generating with it: where to stop, and mild sampling."""
-    return {"stop_token_ids": list(tokenizer.stop_token_ids), "temperature": 0.7, "top_p": 0.9}
+def generation_defaults(tokenizer: ChatTokenizer, parent: Checkpoint | None) -> dict[str, Any]:
+    """What a checkpoint says about generating with it: where to stop, and mild sampling, or what its parent says."""
+    inherited = parent.generation if parent else {}
+    stops = dict.fromkeys([*tokenizer.stop_token_ids, *inherited.get("stop_token_ids", [])])
+    return {"temperature": 0.7, "top_p": 0.9, **inherited, "stop_token_ids": list(stops)}

@@ -67,7 +67,7 @@ class Validation:
     by_source: dict[str, float] = field(default_factory=dict)  # the same; empty where all is of one source
     bits_per_byte: float | None = None  # of the targets' text, special tokens apart; None where that is not known
     bits_per_byte_by_source: dict[str, float] = field(default_factory=dict)
-    measured: dict[str, float] = field(default_factory=dict)  # means of the terms that are only reported
+    measured: dict[str, float] = field(default_factory=dict)  # means of the other terms
 
     def values(self) -> dict[str, Any]:
         """As a row of metrics.jsonl: without what is not known."""
@@ -111,7 +111,7 @@ def validate(
     parallel = parallel or Parallel()
     was_training = model.training
     model.eval()
-    totals: dict[str, Tensor] = {}  # of what is minimised, and of the terms that are only reported
+    totals: dict[str, Tensor] = {}  # by term
     units: dict[str, Unit] = {}
     lengths = None if token_bytes is None else torch.from_numpy(token_bytes).to(device)
     by_source = SourceLosses(packed.sources, device, lengths)
@@ -128,10 +128,9 @@ def validate(
         with autocast():
             terms = objective(forward, batch)
         for name, term in terms.items():
-            if name == "loss" or not term.weight:
-                units[name] = term.unit
-                totals.setdefault(name, torch.zeros((), device=device, dtype=sum_dtype(device)))
-                totals[name] += term.total if number < len(starts) else 0
+            units[name] = term.unit
+            totals.setdefault(name, torch.zeros((), device=device, dtype=sum_dtype(device)))
+            totals[name] += term.total if number < len(starts) else 0
         token_losses = terms["loss"].token_losses
         if number < len(starts) and token_losses is not None:
             by_source.add(batch, token_losses)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from evaluation import demo_report
-from evaluation.demo_report import Judged, StageResult, conclusions, draw, markdown, samples, stage_rows
+from evaluation.demo_report import Judged, StageResult, collect, conclusions, draw, markdown, samples, stage_rows
 from evaluation.exams import ExamResult, score_by_language
+from model.checkpoint import read_digest
 from model.errors import run_script
 from model.files import write_json
 from tests.tiny_model import save_tiny_checkpoint, tiny_model
@@ -75,6 +76,15 @@ def test_the_weakest_relation_and_the_pairs_are_named(results):
     assert pairs == "rl: 50.0% → 90.0% of the held-out pairs in the right order"
 
 
+def test_what_was_before_is_the_parent_and_not_the_last_run_of_its_stage(demo):
+    """Two pretrained models: the tuned one is compared with the one that it comes from."""
+    save_tiny_checkpoint(demo / "pretrain_64.pth", tiny_model(7, torch.float32), "pretrain")
+    write_run(demo / "pretrain_64", finished=True)
+    first, second, tuned = collect(demo)
+    assert [each.name for each in (first, second, tuned)] == ["pretrain", "pretrain", "full_sft"]
+    assert tuned.before is first.after and tuned.before is not second.after
+
+
 def test_four_samples_a_stage_the_same_for_all(results):
     first, second, _ = (samples(result) for result in results)
     assert len({question for question, _ in first[:3]}) == 3 and len(first) == 4
@@ -110,19 +120,25 @@ def demo(tmp_path) -> Path:
     questions.write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
     about_itself = questions.with_name("identity_questions.jsonl")
     about_itself.write_text("\n".join(map(json.dumps, QUESTIONS[:3])), encoding="utf-8")
+    parent = None
     for seed, stage in enumerate(("pretrain", "full_sft")):
-        save_tiny_checkpoint(folder / f"{stage}_32.pth", tiny_model(seed, torch.float32), stage)
-        write_run(folder / f"{stage}_32", finished=True)
+        path = save_tiny_checkpoint(folder / f"{stage}_32.pth", tiny_model(seed, torch.float32), stage)
+        write_run(folder / f"{stage}_32", finished=True, parent=parent)
+        parent = read_digest(path)
     write_run(folder / "full_sft_64", finished=False)
     write_run(folder / "pretrain_32.bak-01234567", finished=True)
     return folder
 
 
-def write_run(folder: Path, finished: bool) -> None:
+def write_run(folder: Path, finished: bool, parent: str | None = None) -> None:
     folder.mkdir()
     summary = {"checkpoint": f"{folder.name}.pth", "seconds": 1.0, "tokens": 10}
     summary |= {"validation_loss_before": 3.0, "validation_loss_after": 2.0}
-    record = {"identity": {"seed": 1}, "finished": finished, "summary": summary if finished else None}
+    record = {
+        "identity": {"seed": 1, "init_from": parent},
+        "finished": finished,
+        "summary": summary if finished else None,
+    }
     write_json(folder / "run.json", record)
     (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n', encoding="utf-8")
 
@@ -193,6 +209,10 @@ def cut(path: Path) -> None:
         (lambda demo: cut(demo / "raw/little_world/questions.jsonl"), "questions.jsonl:8: not JSON"),
         (lambda demo: (demo / "pretrain_32.pth").unlink(), "pretrain_32.pth: no such checkpoint"),
         (lambda demo: cut(demo / "full_sft_32.pth"), "full_sft_32.pth: not a readable checkpoint"),
+        (
+            lambda demo: save_tiny_checkpoint(demo / "pretrain_32.pth", tiny_model(7, torch.float32), "pretrain"),
+            "full_sft_32.pth: was trained from a model that is no longer in",
+        ),
         (lambda demo: cut(demo / "pretrain_32/run.json"), "run.json: not a JSON file"),
         (lambda demo: (demo / "pretrain_32/run.json").write_text("[]"), "run.json: not the record of a run"),
         (lambda demo: (demo / "pretrain_32/metrics.jsonl").unlink(), "metrics.jsonl: not readable"),

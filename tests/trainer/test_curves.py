@@ -42,9 +42,9 @@ def train_row(step: int) -> dict:
 
 def test_a_long_run_is_drawn_quickly(tmp_path: Path) -> None:
     log = write_rows(tmp_path / "log", *map(train_row, range(100_000)))
-    draw_curves(log, tmp_path / "warm.png", "run")
+    draw_curves(log, tmp_path / "warm.png", "run", "nats a token")
     start = time.process_time()
-    draw_curves(log, tmp_path / "curves.png", "run")
+    draw_curves(log, tmp_path / "curves.png", "run", "nats a token")
     assert time.process_time() - start < 15  # a second or two on an idle core
 
 
@@ -53,7 +53,7 @@ def test_alarms_and_rollbacks_are_marked(tmp_path: Path) -> None:
     rows += [{"kind": "validation", "step": 25, "loss": 2.5, "loss_by_source": {"诗 $x": 2.0, "b": 3.0}}]
     pictures = []
     for number, events in enumerate([[], [{"kind": "alarm", "step": 30}], [{"kind": "rollback", "step": 10}]]):
-        draw_curves(write_rows(tmp_path / "log", *rows, *events), tmp_path / f"{number}.png", "a $name")
+        draw_curves(write_rows(tmp_path / "log", *rows, *events), tmp_path / f"{number}.png", "a $name", "nats a token")
         pictures.append(matplotlib.image.imread(tmp_path / f"{number}.png")[..., :3])
     reds = [int(((p[..., 0] > 0.7) & (p[..., 1] < 0.4) & (p[..., 2] < 0.4)).sum()) for p in pictures]
     assert reds[2] > reds[0] + 100
@@ -70,14 +70,14 @@ def test_alarms_and_rollbacks_are_marked(tmp_path: Path) -> None:
     ],
 )
 def test_little_to_draw_is_drawn(tmp_path: Path, rows: list[dict]) -> None:
-    draw_curves(write_rows(tmp_path / "log", *rows), tmp_path / "curves.png", "run")
+    draw_curves(write_rows(tmp_path / "log", *rows), tmp_path / "curves.png", "run", "nats a token")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_that_fails_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_rows(tmp_path / "log", {"kind": "train", "step": 1, "loss": "many"})
-    draw_curves(log, tmp_path / "curves.png", "run")
+    draw_curves(log, tmp_path / "curves.png", "run", "nats a token")
     (tmp_path / "folder").mkdir()
-    draw_curves(write_rows(log, train_row(1)), tmp_path / "folder", "run")
+    draw_curves(write_rows(log, train_row(1)), tmp_path / "folder", "run", "nats a token")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all(line.startswith(f"warning: {tmp_path}") for line in lines)

@@ -223,6 +223,35 @@ def test_a_damaged_file_is_made_anew(write, forwards, damage):
     assert json.loads(note.read_text())["model"] == "5eed"
 
 
+@pytest.mark.parametrize("stopped_at", [0, 2, 4])
+def test_a_stopped_command_goes_on(write, forwards, monkeypatch, capsys, stopped_at):
+    monkeypatch.setattr(reference, "SAVED_ROWS", 2)
+    usual, whole, origin = reference._answers, write("whole"), origin_of(model_of())
+    attach(whole, origin=origin, batch_size=1)
+    packed = write()
+    forwards.clear()
+    capsys.readouterr()
+
+    def stopping(*arguments: Any) -> Any:
+        if len(forwards) == stopped_at:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    monkeypatch.setattr(reference, "_answers", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        attach(packed, origin=origin, batch_size=1)
+    monkeypatch.setattr(reference, "_answers", usual)
+    packed = PackedSet.open(packed.folder)
+    capsys.readouterr()
+    attach(packed, origin=origin, batch_size=1)
+    assert len(forwards) == packed.num_rows, "no row is asked twice"
+    said = capsys.readouterr().err
+    assert ("; going on after 4 rows\n" in said) == (stopped_at == 4)
+    assert f"pairs: 4 of {packed.num_rows} rows asked\n" in said or stopped_at == 4
+    array = [path.read_bytes() for path in files_of(packed) if path.suffix == ".npy"]
+    assert array == [path.read_bytes() for path in files_of(whole) if path.suffix == ".npy"]
+
+
 def test_a_folder_that_cannot_be_written(write):
     packed = write()
     (packed.folder / "reference").write_text("a file is in its place")

@@ -55,7 +55,7 @@ def test_another_validation_set_within_a_run(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", None, {"a": 3.0}, {"a": 2.5, "b": 1.5})
     table = source_table(log)
     assert table is not None and table.rows == [["a", "3.0000", "2.5000"], ["b", "", "1.5000"]]
-    draw_curves(log, tmp_path / "curves.png", "run")
+    draw_curves(log, tmp_path / "curves.png", "run", "nats a token")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
