@@ -36,6 +36,7 @@ class StopAt:
     def __init__(self, objective, calls, action):
         self.objective, self.calls, self.action, self.seen = objective, calls, action, 0
         self.document_mask = objective.document_mask
+        self.loss_unit = objective.loss_unit
 
     def __call__(self, model, batch):
         if model.training:

@@ -54,6 +54,7 @@ class Stopping:
     def __init__(self, objective, calls):
         self.objective, self.calls = objective, calls
         self.document_mask = objective.document_mask
+        self.loss_unit = objective.loss_unit
 
     def __call__(self, model, batch):
         self.calls -= model.training

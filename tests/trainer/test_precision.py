@@ -165,6 +165,7 @@ def test_a_run_in_fp16_goes_on_with_its_scale_and_to_the_same_weights(start_run,
 
         class Stopping:
             document_mask = objective.document_mask
+            loss_unit = objective.loss_unit
 
             def __call__(self, model: Any, batch: Any) -> Any:
                 if model.training and next(calls) == 9:

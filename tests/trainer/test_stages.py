@@ -135,6 +135,7 @@ def test_a_stopped_run_goes_on_with_data_workers(conversations, start_run, tmp_p
     class Stopping:
         def __init__(self, objective):
             self.objective, self.document_mask = objective, objective.document_mask
+            self.loss_unit = objective.loss_unit
 
         def __repr__(self):
             return repr(self.objective)
