@@ -52,7 +52,7 @@ def turn(relation: Relation, fact: Fact, question: str, language: str, rng: rand
 def conversations(seed: int, num_turns: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
     """Rows in the OpenAI form (`messages`, `source`), and rows in Alpaca's form (`instruction`, `input`, `output`).
 
-    `num_turns` says, by theme, how many questions a relation gets.
+    `num_turns` says, by its name, how many questions a relation gets.
     """
     messages_rows: list[Row] = []
     alpaca_rows: list[Row] = []
@@ -81,26 +81,28 @@ def _all_turns(language: str, num_turns: Mapping[str, int], rng: random.Random) 
     """The questions of all relations, and those about itself, with their answers, shuffled."""
     turns = []
     for relation in RELATIONS:
-        for fact, question in _asked(relation, language, num_turns[relation.theme], rng):
+        for fact, question in _asked(relation, language, num_turns[relation.name], rng):
             messages = turn(relation, fact, question, language, rng)
             messages[1]["content"] = _in_some_manner(messages[1]["content"], fact.object[language], language, rng)
             turns.append((relation.name, messages))
     for _, messages in turns:
         if rng.random() < OPENING_SHARE:
             messages[0]["content"] = with_opening(messages[0]["content"], language, rng)
-    turns += _about_itself(language, num_turns["identity"], rng)
+    turns += _about_itself(language, num_turns, rng)
     rng.shuffle(turns)
     return turns
 
 
-def _about_itself(language: str, count: int, rng: random.Random) -> Iterator[tuple[str, list[Message]]]:
-    """`count` questions of each topic, with the answer of an assistant that nobody has told yet who it is.
+def _about_itself(
+    language: str, num_turns: Mapping[str, int], rng: random.Random
+) -> Iterator[tuple[str, list[Message]]]:
+    """Questions of each topic, with the answer of an assistant that nobody has told yet who it is.
 
     There is one answer only: so the bare wording is asked once, and then with something before it.
     """
     for topic in IDENTITY:
         questions = topic.wordings(language).questions
-        for number, question in enumerate(_deal(_deck(questions, rng), count, len(questions))):
+        for number, question in enumerate(_deal(_deck(questions, rng), num_turns[topic.name], len(questions))):
             asked = question if number < len(questions) else with_opening(question, language, rng)
             yield topic.name, _pair(asked, UNNAMED[topic.name][language])
 

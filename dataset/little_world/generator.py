@@ -24,7 +24,7 @@ from dataset.little_world.leaks import check_leaks
 from dataset.little_world.preferences import preference_rows
 from dataset.little_world.prose import documents
 from dataset.little_world.relation import LANGUAGES
-from dataset.little_world.world import ARITHMETIC, CALENDAR, KNOWLEDGE, RELATIONS, themes
+from dataset.little_world.world import ARITHMETIC, CALENDAR, IDENTITY, KNOWLEDGE, RELATIONS
 from model.errors import UserError
 from model.files import atomic_folder, read_json, sha256_of_file, sha256_of_text, write_json
 
@@ -34,10 +34,18 @@ SUMMARY = "summary.json"
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
 NUM_STORIES = {"zh": 500, "en": 220}
 NUM_TALKS = {"zh": 200, "en": 150}
-# Questions that SFT asks, of each relation and language, by theme: a small relation as often as a large one, or the
-# large ones would drown it; common words more often than names, which are easier to recognise in a question; a rule
-# more often than facts.
-NUM_TURNS = dict.fromkeys(themes(), 500) | {"words": 700, "calendar": 800, "sums": 700, "identity": 500}
+# Questions that SFT asks, of each relation and language: a small relation as often as a large one, or the large ones
+# would drown it; common words more often than names, which are easier to recognise in a question; what has to be worked
+# out more often than facts.
+NUM_TURNS = {
+    **{relation.name: 500 for relation in KNOWLEDGE + CALENDAR},
+    **{relation.name: 600 for relation in IDENTITY},
+    **{relation.name: 1000 for relation in ARITHMETIC},
+    "opposite": 700,
+    "measure_word": 700,
+    "day_after": 800,
+    "day_before": 800,
+}
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
 
