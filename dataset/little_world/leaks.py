@@ -6,13 +6,15 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from dataset.little_world.relation import LANGUAGES, SLOT
 from dataset.little_world.world import IDENTITY, RELATIONS
 
-# A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare.
-LONGEST_SLOT = 60
+# A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare; of a number, in words too.
+LONGEST_SLOT, LONGEST_NUMBER = 60, 8
+_NUMBER_SLOTS = ("{a}", "{b}")
 
 
 class LeakError(AssertionError):
@@ -40,8 +42,14 @@ def wording_pattern(wording: str) -> re.Pattern[str]:
 
     Slots at the ends are left out: "{x}的首都在哪" then matches wherever "的首都在哪" stands.
     """
-    pieces = [normalise(piece) for piece in SLOT.split(wording)]
-    return re.compile(rf".{{0,{LONGEST_SLOT}}}".join(re.escape(piece) for piece in pieces if piece))
+    pattern = gap = ""
+    for piece, slot in zip_longest(SLOT.split(wording), SLOT.findall(wording)):
+        if text := normalise(piece):
+            pattern += (gap if pattern else "") + re.escape(text)
+            gap = ""
+        if slot:
+            gap += f".{{0,{LONGEST_NUMBER if slot in _NUMBER_SLOTS else LONGEST_SLOT}}}"
+    return re.compile(pattern)
 
 
 def training_strings(name: str, content: str) -> Iterator[str]:
