@@ -36,9 +36,7 @@ class LoRASFTSettings(TrainSettings):
     """Defaults for an adapter: it begins at nothing, so it stands higher rates and needs no pull towards zero."""
 
     default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-3, "adamw": 5e-3}
-    default_epochs: ClassVar[float] = 2.0
 
-    epochs: float | None = flag(None, "passes over the data, a part of one is allowed; default 2")
     batch_size: int = flag(4, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
     warmup_iters: int = flag(20, "updates over which the learning rate rises to its highest")
     weight_decay: float = flag(0.0, "pull of matrices towards zero, decoupled from the gradient")

@@ -61,9 +61,7 @@ def make_plan(
     total_steps = None
     length = f"{training.max_minutes:g} minutes"
     if not training.max_minutes:
-        total_steps = loader.total_steps(
-            training.epochs or training.default_epochs, training.max_steps, training.max_tokens
-        )
+        total_steps = loader.total_steps(training.epochs or 1.0, training.max_steps, training.max_tokens)
         length = f"{total_steps} steps"
     schedule = _schedule(training, stage)
     identity = identity_of_run(

@@ -212,7 +212,6 @@ class TrainSettings:
     _argument_group_name = "training"
     # Muon's orthogonal updates stand a higher rate than AdamW's.
     default_learning_rates: ClassVar[dict[str, float]] = {"muon": 1e-3, "adamw": 5e-4}
-    default_epochs: ClassVar[float] = 1.0
 
     epochs: float | None = flag(None, "passes over the data, a part of one is allowed; default 1")
     max_steps: int = flag(0, "train for this many updates instead")
