@@ -8,8 +8,8 @@ from dataset.little_world.relation import LANGUAGES
 from dataset.little_world.world import IDENTITY, RELATIONS
 
 OPENING_SHARE = 0.5  # of the rows, those with something before the question
-NUM_QUESTIONS = 400  # of each topic and language
-REVIEWED_TURNS = 80  # of each relation and language
+NUM_QUESTIONS = 500  # of each topic and language
+REVIEWED_TURNS = 100  # of each relation and language
 
 
 def identity_rows(seed: int) -> list[dict[str, Any]]:
