@@ -42,7 +42,7 @@ COMMANDS = ("little_world", "pretrain", "sft", "dpo", "inspect")
 LITTLE_WORLD: dict[str, tuple[str, tuple[str, ...], float]] = {
     "little_world_pretrain": ("pretrain", ("pretrain.jsonl",), 0.01),
     "little_world_sft": ("sft", ("sft.jsonl", "sft_alpaca.json"), 0.01),
-    "little_world_identity": ("sft", ("identity.jsonl", "review.jsonl"), 0.05),
+    "little_world_identity": ("sft", ("identity.jsonl", "review.jsonl"), 0.01),
     "little_world_dpo": ("dpo", ("preference.jsonl",), 0.05),
 }
 
@@ -62,7 +62,7 @@ class DataProcessSettings:
     raw_dir: str = flag("dataset/raw", "where the little world's files are")
     packed_dir: str = flag("dataset/packed", "where packed sets are written")
     max_seq_len: int | None = flag(None, "inputs in a row (default: 256 for the little world, else 512)")
-    val_share: float | None = flag(None, "share that goes to <name>_val (default: 0; little world: 0.01 or 0.05)")
+    val_share: float | None = flag(None, "share that goes to <name>_val (default: 0; little world: 0.01, pairs 0.05)")
     text_key: str = flag("text", "the field that holds the text (pretrain)")
     near_dedup: float | None = flag(
         None, "drop near-duplicates: Jaccard similarity from which on (0.85)", nargs="?", const=0.85

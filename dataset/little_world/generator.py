@@ -41,7 +41,7 @@ NUM_TURNS = {
     **{relation.name: 500 for relation in KNOWLEDGE + CALENDAR},
     **{relation.name: 600 for relation in IDENTITY},
     **{relation.name: 1000 for relation in ARITHMETIC},
-    "opposite": 700,
+    "opposite": 800,
     "measure_word": 700,
     "day_after": 800,
     "day_before": 800,
