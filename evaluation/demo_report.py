@@ -8,7 +8,7 @@ Results are kept by the model's digest, so a second call asks nothing again.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,7 @@ class StageResult:
     name: str
     summary: dict[str, Any]  # run.json's: steps, tokens, seconds, validation losses
     metrics: pd.DataFrame  # metrics.jsonl
-    before: Judged  # its parent
+    before: Judged | None  # its parent; None when that is not in the folder
     after: Judged
 
 
@@ -107,29 +107,32 @@ def collect(folder: Path) -> list[StageResult]:
     """The finished runs of the folder, in the order of the stages, with the exams before and after each."""
     world = folder / "raw" / "little_world"
     exams = _Exams(folder / "exams", world / "questions.jsonl", world / "identity_questions.jsonl")
-    results: list[StageResult] = []
-    judged: dict[str, Judged] = {}  # by the model's digest
+    runs = list(_finished_runs(folder))
+    if not runs:
+        raise UserError(f"{folder}: has no finished run; train one first (make demo)")
+    path_of = {read_digest(checkpoint_path): checkpoint_path for _, _, checkpoint_path in runs}
+    results = []
+    for record_path, record, checkpoint_path in runs:
+        parent, before = record["identity"].get("init_from"), None
+        if parent is None:
+            before = exams.of_untrained(checkpoint_path, record["identity"]["seed"])
+        elif parent in path_of:
+            before = exams.of(path_of[parent])
+        metrics = _read_metrics(record_path.with_name("metrics.jsonl"))
+        stage = record["identity"]["stage"]
+        results.append(StageResult(stage, record["summary"], metrics, before, exams.of(checkpoint_path)))
+    return results
+
+
+def _finished_runs(folder: Path) -> Iterator[tuple[Path, dict[str, Any], Path]]:
+    """run.json, what it holds, and the checkpoint, in the order of the stages."""
     for stage in STAGES:
         for record_path in sorted(folder.glob(f"{stage}_*/run.json")):
             record = read_json(record_path)
             if not isinstance(record, dict) or not record.keys() >= {"finished", "identity", "summary"}:
                 raise UserError(f"{record_path}: not the record of a run; train it again with --overwrite")
-            if not record["finished"] or ".bak-" in record_path.parent.name:
-                continue
-            checkpoint_path = folder / record["summary"]["checkpoint"]
-            digest, parent = read_digest(checkpoint_path), record["identity"].get("init_from")
-            if parent is not None and parent not in judged:
-                raise UserError(
-                    f"{checkpoint_path}: was trained from a model that is no longer in {folder}; train it again with "
-                    "--overwrite, or move it away"
-                )
-            before = judged[parent] if parent else exams.of_untrained(checkpoint_path, record["identity"]["seed"])
-            metrics = _read_metrics(record_path.with_name("metrics.jsonl"))
-            judged[digest] = exams.of(checkpoint_path)
-            results.append(StageResult(stage, record["summary"], metrics, before, judged[digest]))
-    if not results:
-        raise UserError(f"{folder}: has no finished run; train one first (make demo)")
-    return results
+            if record["finished"] and ".bak-" not in record_path.parent.name:
+                yield record_path, record, folder / record["summary"]["checkpoint"]
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
@@ -209,9 +212,9 @@ def stage_rows(results: list[StageResult]) -> list[list[str]]:
         losses = [summary["validation_loss_before"], summary["validation_loss_after"]]
         cells = [STAGES[result.name], f"{summary['seconds']:.0f} s", f"{summary['tokens']:,}", _arrow(losses, "{:.2f}")]
         both = (result.before, result.after)
-        cells += [_arrow([each.accuracy(language) for each in both], "{:.1%}") for language in languages]
-        cells += [_arrow([each.knows_itself for each in both], "{:.1%}")]
-        cells += [_arrow([each.manners for each in both], "{:.1%}")]
+        cells += [_arrow([each and each.accuracy(language) for each in both], "{:.1%}") for language in languages]
+        cells += [_arrow([each and each.knows_itself for each in both], "{:.1%}")]
+        cells += [_arrow([each and each.manners for each in both], "{:.1%}")]
         rows.append(cells)
     return rows
 
@@ -301,8 +304,9 @@ def draw(results: list[StageResult], path: Path) -> None:
         )
         axes.legend()
         axes.grid(alpha=0.3)
-    names = ["untrained", *(result.name for result in results)]
-    exams = [results[0].before, *(result.after for result in results)]
+    first = results[0].before  # of the untrained model, unless the folder begins with a later stage
+    names = [*(["before"] if first else []), *(result.name for result in results)]
+    exams = [*([first] if first else []), *(result.after for result in results)]
     bars_of = {
         f"questions, {language}": [each.accuracy(language) for each in exams]
         for language in exams[-1].questions["languages"]

@@ -155,8 +155,10 @@ class Parallel:
         """Take leave of the other ranks, whatever has happened; RunFailed when it is they who are gone."""
         failure: Exception | None = None
         if isinstance(error, torch.OutOfMemoryError):
-            advice = "pass --batch_size auto, a smaller one, or --gradient_checkpointing"
-            failure = UserError(f"--batch_size: the work does not fit the device's memory; {advice}")
+            advice = (
+                "pass a smaller --batch_size (or auto), or --gradient_checkpointing; other programs may hold some too"
+            )
+            failure = UserError(f"the device's memory is full; {advice}")
         elif isinstance(error, RuntimeError):
             failure = self.lost(error)
         self.finish(failure or error)

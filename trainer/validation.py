@@ -128,6 +128,8 @@ def validate(
         with autocast():
             terms = objective(forward, batch)
         for name, term in terms.items():
+            if term.expert_load is not None:
+                continue  # the balance of experts is a matter of the micro-batch
             units[name] = term.unit
             totals.setdefault(name, torch.zeros((), device=device, dtype=sum_dtype(device)))
             totals[name] += term.total if number < len(starts) else 0

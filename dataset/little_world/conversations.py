@@ -98,12 +98,13 @@ def _about_itself(
 ) -> Iterator[tuple[str, list[Message]]]:
     """Questions of each topic, with the answer of an assistant that nobody has told yet who it is.
 
-    There is one answer only: so the bare wording is asked once, and then with something before it.
+    There is one answer only: so a bare wording is asked once at most, and others have something before them.
     """
     for topic in IDENTITY:
-        questions = topic.wordings(language).questions
-        for number, question in enumerate(_deal(_deck(questions, rng), num_turns[topic.name], len(questions))):
-            asked = question if number < len(questions) else with_opening(question, language, rng)
+        questions, count = topic.wordings(language).questions, num_turns[topic.name]
+        num_bare = min(len(questions), round(count * (1 - OPENING_SHARE)))
+        for number, question in enumerate(_deal(_deck(questions, rng), count, len(questions))):
+            asked = question if number < num_bare else with_opening(question, language, rng)
             yield topic.name, _pair(asked, UNNAMED[topic.name][language])
 
 

@@ -223,14 +223,15 @@ def test_a_damaged_file_is_made_anew(write, forwards, damage):
     assert json.loads(note.read_text())["model"] == "5eed"
 
 
-@pytest.mark.parametrize("stopped_at", [0, 2, 4])
-def test_a_stopped_command_goes_on(write, forwards, monkeypatch, capsys, stopped_at):
-    monkeypatch.setattr(reference, "SAVED_ROWS", 2)
-    usual, whole, origin = reference._answers, write("whole"), origin_of(model_of())
-    attach(whole, origin=origin, batch_size=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stopped_at", [0, 2, 3, 4])
+def test_a_stopped_command_goes_on(write, forwards, monkeypatch, capsys, stopped_at, dtype):
+    monkeypatch.setattr(reference, "PART_BATCHES", 2)
+    precision, origin = Precision(CPU, dtype), origin_of(model_of(dtype=dtype))
+    usual, whole = reference._answers, write("whole")
+    attach(whole, origin=origin, precision=precision, batch_size=1)
     packed = write()
     forwards.clear()
-    capsys.readouterr()
 
     def stopping(*arguments: Any) -> Any:
         if len(forwards) == stopped_at:
@@ -239,17 +240,58 @@ def test_a_stopped_command_goes_on(write, forwards, monkeypatch, capsys, stopped
 
     monkeypatch.setattr(reference, "_answers", stopping)
     with pytest.raises(KeyboardInterrupt):
-        attach(packed, origin=origin, batch_size=1)
+        attach(packed, origin=origin, precision=precision, batch_size=1)
     monkeypatch.setattr(reference, "_answers", usual)
     packed = PackedSet.open(packed.folder)
     capsys.readouterr()
-    attach(packed, origin=origin, batch_size=1)
-    assert len(forwards) == packed.num_rows, "no row is asked twice"
-    said = capsys.readouterr().err
-    assert ("; going on after 4 rows\n" in said) == (stopped_at == 4)
-    assert f"pairs: 4 of {packed.num_rows} rows asked\n" in said or stopped_at == 4
-    array = [path.read_bytes() for path in files_of(packed) if path.suffix == ".npy"]
-    assert array == [path.read_bytes() for path in files_of(whole) if path.suffix == ".npy"]
+    attach(packed, origin=origin, precision=precision, batch_size=1)
+    assert len(forwards) == packed.num_rows + stopped_at % 2, "only the part that was stopped in is asked again"
+    found = stopped_at - stopped_at % 2
+    assert (f"; going on after {found} rows\n" in capsys.readouterr().err) == (found > 0)
+    assert [path.read_bytes() for path in files_of(packed)] == [path.read_bytes() for path in files_of(whole)]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_killed_command_goes_on_after_what_was_kept(write, forwards, monkeypatch, capsys, is_damaged):
+    """Nobody has time to tidy up: what counts was written on the way, and the finished file is not there."""
+    monkeypatch.setattr(reference, "PART_BATCHES", 1)
+    monkeypatch.setattr(reference, "KEEP_SECONDS", 0.0)
+    packed, origin = write(), origin_of(model_of())
+
+    class Killed(BaseException):
+        pass
+
+    usual = reference._keep_progress
+
+    def keep(path: Path, done: int, values: np.ndarray) -> None:
+        if done == 4:
+            raise Killed
+        usual(path, done, values)
+
+    monkeypatch.setattr(reference, "_keep_progress", keep)
+    with pytest.raises(Killed):
+        attach(packed, origin=origin, batch_size=1)
+    monkeypatch.setattr(reference, "_keep_progress", usual)
+    [kept] = files_of(packed)
+    if is_damaged:
+        kept.write_bytes(kept.read_bytes()[:-30])
+    forwards.clear()
+    attach(PackedSet.open(packed.folder), origin=origin, batch_size=2)
+    assert sum(forwards) == packed.num_rows - (0 if is_damaged else 3)
+    assert not kept.exists() and len(files_of(packed)) == 2
+    direct = reference_logps(packed, model_of(), FLOAT32, Parallel(), 1)
+    np.testing.assert_allclose(np.load(files_of(packed)[1]), direct, rtol=1e-5)
+
+
+def test_a_finished_file_is_not_replaced(write, monkeypatch):
+    """Another run from the same model was faster: its readers have the file open."""
+    packed, origin = write(), origin_of(model_of())
+    attach(packed, origin=origin)
+    before = [(path, path.stat().st_ino) for path in files_of(packed)]
+    answers = iter([False, True])
+    monkeypatch.setattr(reference, "_is_whole", lambda _: next(answers))
+    attach(PackedSet.open(packed.folder), origin=origin)
+    assert [(path, path.stat().st_ino) for path in files_of(packed)] == before
 
 
 def test_a_folder_that_cannot_be_written(write):
@@ -407,6 +449,31 @@ def test_ranks_share_the_work(write, forwards, number):
     found = in_threads(number, lambda rank: reference_logps(packed, models[rank.rank], FLOAT32, rank, 1))
     assert sum(forwards) == packed.num_rows
     assert all(np.array_equal(each, expected) for each in found)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_ranks_share_it_part_by_part(write, monkeypatch, number):
+    monkeypatch.setattr(reference, "PART_BATCHES", 1)
+    folder, models = write().folder, [model_of() for _ in range(number)]
+    expected = reference_logps(PackedSet.open(folder), model_of(), FLOAT32, Parallel(), 1)
+
+    def numbers(rank: Parallel) -> None:
+        attach(PackedSet.open(folder), origin=origin_of(models[rank.rank]), parallel=rank, batch_size=1)
+
+    in_threads(number, numbers)
+    assert np.array_equal(np.load(files_of(PackedSet.open(folder))[1]), expected)
+
+
+def test_ranks_that_were_started_otherwise_write_nothing(write):
+    packed, models = write(), [model_of(), model_of()]
+
+    def numbers(rank: Parallel) -> str:
+        with pytest.raises(UserError) as error:
+            attach(packed, origin=origin_of(models[rank.rank]), parallel=rank, batch_size=1 + rank.rank)
+        return str(error.value)
+
+    assert all("--batch_size; start them alike" in message for message in in_threads(2, numbers))
+    assert not (packed.folder / "reference").exists()
 
 
 def test_no_rank_reads_before_the_file_is_written(write, monkeypatch):
