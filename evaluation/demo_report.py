@@ -211,12 +211,17 @@ def stage_rows(results: list[StageResult]) -> list[list[str]]:
         summary = result.summary
         losses = [summary["validation_loss_before"], summary["validation_loss_after"]]
         cells = [STAGES[result.name], f"{summary['seconds']:.0f} s", f"{summary['tokens']:,}", _arrow(losses, "{:.2f}")]
-        both = (result.before, result.after)
-        cells += [_arrow([each and each.accuracy(language) for each in both], "{:.1%}") for language in languages]
-        cells += [_arrow([each and each.knows_itself for each in both], "{:.1%}")]
-        cells += [_arrow([each and each.manners for each in both], "{:.1%}")]
+        both = [_shares(each, languages) for each in (result.before, result.after)]
+        cells += [_arrow(list(shares), "{:.1%}") for shares in zip(*both, strict=True)]
         rows.append(cells)
     return rows
+
+
+def _shares(judged: Judged | None, languages: list[str]) -> list[float | None]:
+    """The columns of the table that exams fill."""
+    if judged is None:
+        return [None] * (len(languages) + 2)
+    return [*map(judged.accuracy, languages), judged.knows_itself, judged.manners]
 
 
 def samples(result: StageResult) -> list[tuple[str, str]]:

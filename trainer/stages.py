@@ -275,4 +275,5 @@ def generation_defaults(tokenizer: ChatTokenizer, parent: Checkpoint | None) -> 
     """What a checkpoint says about generating with it: where to stop, and mild sampling, or what its parent says."""
     inherited = parent.generation if parent else {}
     stops = dict.fromkeys([*tokenizer.stop_token_ids, *inherited.get("stop_token_ids", [])])
-    return {"temperature": 0.7, "top_p": 0.9, **inherited, "stop_token_ids": list(stops)}
+    sampling = {name: value for name, value in inherited.items() if name != "stop_token_ids"}
+    return {"stop_token_ids": list(stops), **(sampling or {"temperature": 0.7, "top_p": 0.9})}

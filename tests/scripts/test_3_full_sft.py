@@ -3,13 +3,14 @@
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from dataset.packing import PackedSet
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny_chain import FULL_SFT, SIZES, assert_same_weights, contents
 
 
@@ -35,6 +36,19 @@ def test_another_run_may_go_on_from_a_tuned_model(run_here, workspace):
     lineage = load_checkpoint(workspace / "out" / "more.pth").lineage
     assert [lineage["parent"]["stage"], lineage["parent"]["parent"]["stage"]] == ["full_sft", "pretrain"]
     assert (workspace / "out" / "full_sft_32.pth").read_bytes() == before
+
+
+def test_where_answers_end_and_how_to_sample_are_inherited(run_here, workspace):
+    """A foreign model may end its answers with a token that only its generation_config.json names."""
+    parent = load_checkpoint(workspace / "out" / "full_sft_32.pth")
+    own = parent.generation["stop_token_ids"]
+    advised = {"stop_token_ids": [300, *own], "temperature": 0.3, "top_k": 20}
+    save_checkpoint(workspace / "parent.pth", replace(parent, generation=advised))
+    flags = ["--init_from", "parent.pth", "--run_name", "more", "--max_steps", 2]
+    finished = run_here("3-full_sft.py", *FULL_SFT, *flags, folder=workspace)
+    assert finished.code == 0, finished.errors
+    generation = load_checkpoint(workspace / "out" / "more.pth").generation
+    assert generation == {"stop_token_ids": [*own, 300], "temperature": 0.3, "top_k": 20}
 
 
 def test_own_role_tokens_from_pretraining_to_chat(run_here, workspace):

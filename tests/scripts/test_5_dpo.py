@@ -81,6 +81,7 @@ def test_other_losses_fall(run_here, workspace, loss):
     assert finished.code == 0, finished.errors
     first, *_, last = rows(workspace / "out", kind="validation")
     assert last["loss"] < first["loss"] and last["reward_margin"] > first["reward_margin"]
+    assert ("sft_loss" in first) == (loss == "orpo"), "what is weighed is seen on held-out pairs too"
     assert ("sft_loss" in rows(workspace / "out")[0]) == (loss == "orpo"), "ORPO's own term"
     assert bool(reference_files(workspace)) == (loss not in ("simpo", "orpo"))
 
@@ -211,6 +212,15 @@ def test_an_adapter_learns_what_is_preferred(run_here, workspace):
     assert first["loss"] == pytest.approx(math.log(2)) and last["loss"] < 0.9 * first["loss"]
     answer = run_here("2-eval.py", "out/rl_32.pth", "--prompt", "paris", "--max_new_tokens", 5, folder=workspace)
     assert answer.code == 0, answer.errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"), [([], 3e-4), (ADAPTER, 2e-3), ([*ADAPTER, "--optimizer", "muon"], 1e-3)], ids=str
+)
+def test_rates_by_what_is_trained(run_here, workspace, flags, rate):
+    without_rate = SHORT[: SHORT.index("--learning_rate")]
+    assert run_here("5-dpo_train.py", *without_rate, *flags, "--max_steps", 3, folder=workspace).code == 0
+    assert max(row["learning_rate"] for row in rows(workspace / "out")) == rate
 
 
 def test_an_adapter_may_be_the_parent(run_here, workspace):

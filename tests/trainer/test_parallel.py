@@ -51,6 +51,15 @@ def test_an_error_on_the_only_process_is_itself():
         Parallel().on_main(lambda: (_ for _ in ()).throw(UserError("mine")))
 
 
+def test_no_memory_left_is_one_line_wherever_it_happens():
+    with (
+        pytest.raises(UserError, match="the device's memory is full; pass a smaller --batch_size") as error,
+        Parallel(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
+
+
 def test_only_the_main_process_speaks(capsys):
     for rank in (0, 1):
         Parallel(rank, 2).say(f"said by {rank}")
