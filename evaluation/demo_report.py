@@ -310,7 +310,7 @@ def draw(results: list[StageResult], path: Path) -> None:
         axes.legend()
         axes.grid(alpha=0.3)
     first = results[0].before  # of the untrained model, unless the folder begins with a later stage
-    names = [*(["before"] if first else []), *(result.name for result in results)]
+    names = [*(["untrained"] if first else []), *(result.name for result in results)]
     exams = [*([first] if first else []), *(result.after for result in results)]
     bars_of = {
         f"questions, {language}": [each.accuracy(language) for each in exams]
