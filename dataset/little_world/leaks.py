@@ -12,8 +12,9 @@ from typing import Any
 from dataset.little_world.relation import LANGUAGES, SLOT
 from dataset.little_world.world import IDENTITY, RELATIONS
 
-# A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare; of a number, in words too.
-LONGEST_SLOT, LONGEST_NUMBER = 60, 8
+# A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare, in letters of Latin script
+# and in characters; of a number, in words too.
+LONGEST_SLOT, LONGEST_CHINESE_SLOT, LONGEST_NUMBER = 60, 20, 8
 _NUMBER_SLOTS = ("{a}", "{b}")
 
 
@@ -42,13 +43,14 @@ def wording_pattern(wording: str) -> re.Pattern[str]:
 
     Slots at the ends are left out: "{x}的首都在哪" then matches wherever "的首都在哪" stands.
     """
+    longest = LONGEST_SLOT if wording.isascii() else LONGEST_CHINESE_SLOT
     pattern = gap = ""
     for piece, slot in zip_longest(SLOT.split(wording), SLOT.findall(wording)):
         if text := normalise(piece):
             pattern += (gap if pattern else "") + re.escape(text)
             gap = ""
         if slot:
-            gap += f".{{0,{LONGEST_NUMBER if slot in _NUMBER_SLOTS else LONGEST_SLOT}}}"
+            gap += f".{{0,{LONGEST_NUMBER if slot in _NUMBER_SLOTS else longest}}}"
     return re.compile(pattern)
 
 
