@@ -2,10 +2,7 @@
 
 import json
 import pickle
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +13,18 @@ from torch import Tensor
 
 from dataset.mixed_set import JoinedSets
 from dataset.packing import PackedSet
-from model.checkpoint import Checkpoint
-from model.decoder import CausalLM
 from model.device import Precision
 from model.errors import UserError
 from model.tokenizer import ChatTokenizer
+from tests.asked_reference import CPU, FLOAT32, MAX_SEQ_LEN, ROWS, attach, files_of, model_of, origin_of
 from tests.full_disk import mounted
 from tests.packed_sets import PairLengths, pairs_of, write_pairs
-from tests.tiny_model import tiny_model, transformers_twin
+from tests.tiny_model import transformers_twin
 from trainer import reference
 from trainer.loader import Loader
 from trainer.objectives import preference_forward
 from trainer.parallel import Parallel
-from trainer.reference import LiveReference, attach_reference, reference_logps
-from trainer.stages import Origin
-
-MAX_SEQ_LEN = 24
-ROWS = [[(3, 4, 5)], [(2, 3, 2), (3, 2, 4), (2, 2, 2)], [(5, 10, 9), (2, 4, 3)], [(5, 20, 20)], [(4, 20, 21)]]
-CPU = torch.device("cpu")
-FLOAT32 = Precision(CPU, torch.float32)
+from trainer.reference import LiveReference, reference_logps
 
 WritePairs = Callable[..., PackedSet]
 
@@ -45,25 +35,6 @@ def write(tokenizer: ChatTokenizer, tmp_path: Path) -> WritePairs:
         return write_pairs(tmp_path / name, tokenizer, rows, MAX_SEQ_LEN, seed)
 
     return pairs
-
-
-def model_of(seed: int = 0, dtype: torch.dtype = torch.float32) -> CausalLM:
-    return tiny_model(seed, dtype, max_seq_len=2 * (MAX_SEQ_LEN + 1))
-
-
-def origin_of(model: CausalLM, digest: str = "5eed", **changes: Any) -> Origin:
-    parent = Checkpoint("full_sft", model.config, {}, {}, digest=digest)
-    return Origin(model, {}, "out/full_sft_32.pth", parent, **changes)
-
-
-def attach(
-    *sets: Any, origin: Origin | None = None, precision: Precision = FLOAT32, parallel: Any = None, batch_size: int = 2
-) -> None:
-    attach_reference(sets, origin or origin_of(model_of()), precision, parallel or Parallel(), batch_size)
-
-
-def files_of(packed: PackedSet) -> list[Path]:
-    return sorted((packed.folder / "reference").iterdir())
 
 
 @pytest.fixture
@@ -396,100 +367,3 @@ def test_attach(write, tmp_path):
     np.save(path, np.zeros(3))
     with pytest.raises(AssertionError):
         packed.attach("numbers", path, 7)
-
-
-# ---- several ranks --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Thread(Parallel):
-    """A rank that is a thread: all of them live in this process, and meet here."""
-
-    meeting: Any = None
-    said: dict[int, Tensor] = field(default_factory=dict, compare=False)
-
-    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
-        self.said[self.rank] = tensor
-        self.meeting.wait(timeout=20)
-        together = torch.stack([self.said[rank] for rank in range(self.world_size)])
-        self.meeting.wait(timeout=20)
-        return together.sum(dim=0) if operation == torch.distributed.ReduceOp.SUM else together.amax(dim=0)
-
-
-def in_threads(number: int, function: Callable[[Parallel], Any]) -> list[Any]:
-    """What it gives on each rank."""
-    meeting = threading.Barrier(number)
-    said: dict[int, Tensor] = {}
-    found: dict[int, Any] = {}
-
-    def run(rank: int) -> None:
-        try:
-            found[rank] = function(Thread(rank, number, rank, number, meeting=meeting, said=said))
-        except Exception as error:
-            meeting.abort()
-            found[rank] = error
-            raise
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not [each for each in found.values() if isinstance(each, Exception)], found
-    return [found[rank] for rank in range(number)]
-
-
-@pytest.mark.parametrize("number", [2, 3, 7])
-def test_ranks_share_the_work(write, forwards, number):
-    """Also more of them than there are batches of rows."""
-    packed, model = write(), model_of()
-    expected = reference_logps(packed, model, FLOAT32, Parallel(), 1)
-    forwards.clear()
-    models = [model_of() for _ in range(number)]
-    found = in_threads(number, lambda rank: reference_logps(packed, models[rank.rank], FLOAT32, rank, 1))
-    assert sum(forwards) == packed.num_rows
-    assert all(np.array_equal(each, expected) for each in found)
-
-
-@pytest.mark.parametrize("number", [2, 3])
-def test_ranks_share_it_part_by_part(write, monkeypatch, number):
-    monkeypatch.setattr(reference, "PART_BATCHES", 1)
-    folder, models = write().folder, [model_of() for _ in range(number)]
-    expected = reference_logps(PackedSet.open(folder), model_of(), FLOAT32, Parallel(), 1)
-
-    def numbers(rank: Parallel) -> None:
-        attach(PackedSet.open(folder), origin=origin_of(models[rank.rank]), parallel=rank, batch_size=1)
-
-    in_threads(number, numbers)
-    assert np.array_equal(np.load(files_of(PackedSet.open(folder))[1]), expected)
-
-
-def test_ranks_that_were_started_otherwise_write_nothing(write):
-    packed, models = write(), [model_of(), model_of()]
-
-    def numbers(rank: Parallel) -> str:
-        with pytest.raises(UserError) as error:
-            attach(packed, origin=origin_of(models[rank.rank]), parallel=rank, batch_size=1 + rank.rank)
-        return str(error.value)
-
-    assert all("--batch_size; start them alike" in message for message in in_threads(2, numbers))
-    assert not (packed.folder / "reference").exists()
-
-
-def test_no_rank_reads_before_the_file_is_written(write, monkeypatch):
-    folder, models = write().folder, [model_of(), model_of()]
-    usual = reference._write
-
-    def slow(*arguments: Any) -> None:
-        time.sleep(0.2)
-        usual(*arguments)
-
-    monkeypatch.setattr(reference, "_write", slow)
-
-    def numbers(rank: Parallel) -> np.ndarray:
-        packed = PackedSet.open(folder)
-        attach(packed, origin=origin_of(models[rank.rank]), parallel=rank)
-        return packed.batch(np.arange(5))["reference_logps"]
-
-    first, second = in_threads(2, numbers)
-    assert first.any() and np.array_equal(first, second)
