@@ -10,7 +10,7 @@ from model.checkpoint import Checkpoint
 from model.device import Precision
 from trainer.schedule import Schedule
 from trainer.settings import Settings
-from trainer.stages import Stage, generation_defaults
+from trainer.stages import Stage
 from trainer.state import SavedStep
 
 
@@ -75,7 +75,7 @@ def checkpoint_of(stage: Stage, saved: SavedStep, lineage: dict[str, Any]) -> Ch
         config=stage.origin.model.config,
         weights=saved.tensors["weights"],
         tokenizer_files=stage.origin.tokenizer_files,
-        generation=generation_defaults(stage.tokenizer, stage.origin.parent),
+        generation=saved.generation,
         step=saved.state.step,
         tokens=saved.state.tokens,
         metrics={f"validation_loss_{name}": value for name, value in saved.state.validation_losses.items()},

@@ -346,6 +346,7 @@ def _save(run: Run) -> None:
         identity=run.plan.identity,
         config=run.stage.origin.model.config,
         stage=run.stage.name,
+        generation=run.stage.generation,
         surroundings={
             "threads": torch.get_num_threads(),
             "world_size": run.parallel.world_size,

@@ -155,9 +155,7 @@ class Parallel:
         """Take leave of the other ranks, whatever has happened; RunFailed when it is they who are gone."""
         failure: Exception | None = None
         if isinstance(error, torch.OutOfMemoryError):
-            advice = (
-                "pass a smaller --batch_size (or auto), or --gradient_checkpointing; other programs may hold some too"
-            )
+            advice = "pass a smaller --batch_size (or auto); --gradient_checkpointing needs less while training"
             failure = UserError(f"the device's memory is full; {advice}")
         elif isinstance(error, RuntimeError):
             failure = self.lost(error)

@@ -69,6 +69,7 @@ def _state_text(step: SavedStep) -> str:
         "identity": step.identity,
         "config": step.config.to_dict(),
         "stage": step.stage,
+        "generation": step.generation,
         "surroundings": step.surroundings,
     }
     text = json.dumps(values, ensure_ascii=False, indent=2) + "\n"

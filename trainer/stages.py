@@ -105,6 +105,15 @@ class Stage:
         return self.origin.tokenizer()
 
     @cached_property
+    def generation(self) -> dict[str, Any]:
+        """What the new model says about generating: where to stop, and mild sampling, or what its origin says."""
+        origin = self.origin.saved_step or self.origin.parent
+        inherited = origin.generation if origin else {}
+        stops = dict.fromkeys([*self.tokenizer.stop_token_ids, *inherited.get("stop_token_ids", [])])
+        sampling = {name: value for name, value in inherited.items() if name != "stop_token_ids"}
+        return {"stop_token_ids": list(stops), **(sampling or {"temperature": 0.7, "top_p": 0.9})}
+
+    @cached_property
     def token_bytes(self) -> np.ndarray | None:
         """[vocab_size] bytes of text that each token stands for, where the tokenizer lets us know."""
         return token_byte_lengths(self.tokenizer)
@@ -269,11 +278,3 @@ def _check_length(packed: AnySet, config: LMConfig, name: str) -> None:
             f"{packed.folder}: has rows of {packed.max_seq_len} tokens, {name} reads "
             f"{config.max_seq_len}; pack it with --max_seq_len {config.max_seq_len} or less"
         )
-
-
-def generation_defaults(tokenizer: ChatTokenizer, parent: Checkpoint | None) -> dict[str, Any]:
-    """What a checkpoint says about generating with it: where to stop, and mild sampling, or what its parent says."""
-    inherited = parent.generation if parent else {}
-    stops = dict.fromkeys([*tokenizer.stop_token_ids, *inherited.get("stop_token_ids", [])])
-    sampling = {name: value for name, value in inherited.items() if name != "stop_token_ids"}
-    return {"stop_token_ids": list(stops), **(sampling or {"temperature": 0.7, "top_p": 0.9})}

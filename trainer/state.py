@@ -25,10 +25,18 @@ from model.config import LMConfig
 from model.errors import UserError
 from model.files import read_json, sha256_of_file
 
-FORMAT = 3
+FORMAT = 4
 TENSORS, STATE, MANIFEST, LATEST = "tensors.pt", "state.json", "manifest.json", "latest"
 PARTS = {"weights": dict, "optimizer": dict, "scaler": dict}  # of tensors.pt
-_KEYS = {"format": int, "state": dict, "identity": dict, "config": dict, "stage": str, "surroundings": dict}
+_KEYS = {
+    "format": int,
+    "state": dict,
+    "identity": dict,
+    "config": dict,
+    "stage": str,
+    "generation": dict,
+    "surroundings": dict,
+}
 _SURROUNDINGS = {"threads": int, "world_size": int, "torch": str, "learning_rate": float}
 
 
@@ -78,6 +86,7 @@ class SavedStep:
     identity: dict[str, Any]  # everything that makes the run this run, as plain values
     config: LMConfig
     stage: str  # "pretrain", "full_sft", …
+    generation: dict[str, Any]  # the stop ids and sampling settings of its `.pth`
     surroundings: dict[str, Any]  # "threads", "world_size", "torch" and "learning_rate", the last one used
     tensors: dict[str, Any]  # "weights", "optimizer" and "scaler", as `Engine.tensors` gives them
     path: Path | None = None  # where it was loaded from
@@ -185,6 +194,7 @@ def _read(path: Path) -> SavedStep:
         identity=values["identity"],
         config=config,
         stage=values["stage"],
+        generation=values["generation"],
         surroundings=values["surroundings"],
         tensors=tensors,
         path=path,

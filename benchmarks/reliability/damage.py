@@ -236,7 +236,7 @@ def make_step(number: int) -> SavedStep:
     identity = {"stage": "pretrain", "data_path": "0123456789abcdef" * 4, "seed": 1337, "learning_rate": 1e-3}
     surroundings = {"threads": 4, "world_size": 1, "torch": str(torch.__version__), "learning_rate": 1e-3}
     tensors = {"weights": weights, "optimizer": moments, "scaler": scaler}
-    return SavedStep(state, identity, model.config, "pretrain", surroundings, tensors)
+    return SavedStep(state, identity, model.config, "pretrain", {"stop_token_ids": [2]}, surroundings, tensors)
 
 
 if __name__ == "__main__":

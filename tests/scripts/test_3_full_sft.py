@@ -47,8 +47,13 @@ def test_where_answers_end_and_how_to_sample_are_inherited(run_here, workspace):
     flags = ["--init_from", "parent.pth", "--run_name", "more", "--max_steps", 2]
     finished = run_here("3-full_sft.py", *FULL_SFT, *flags, folder=workspace)
     assert finished.code == 0, finished.errors
-    generation = load_checkpoint(workspace / "out" / "more.pth").generation
-    assert generation == {"stop_token_ids": [*own, 300], "temperature": 0.3, "top_k": 20}
+    expected = {"stop_token_ids": [*own, 300], "temperature": 0.3, "top_k": 20}
+    assert load_checkpoint(workspace / "out" / "more.pth").generation == expected
+
+    flags = ["--anneal_from", "out/more/resume/step-2", "--warmup_iters", 0, "--run_name", "annealed", "--max_steps", 2]
+    finished = run_here("3-full_sft.py", *FULL_SFT, *flags, folder=workspace)
+    assert finished.code == 0, finished.errors
+    assert load_checkpoint(workspace / "out" / "annealed.pth").generation == expected
 
 
 def test_own_role_tokens_from_pretraining_to_chat(run_here, workspace):

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ class TestRoundTrip:
         assert write_step(tmp_path / "resume", before, 2) == tmp_path / "resume" / "step-40"
         after = load_newest(tmp_path / "resume")
         assert after.path == tmp_path / "resume" / "step-40"
-        for name in ("state", "identity", "config", "stage", "surroundings", "tensors"):
+        for name in ("state", "identity", "config", "stage", "generation", "surroundings", "tensors"):
             assert same(getattr(after, name), getattr(before, name)), name
 
     def test_the_layout(self, tmp_path):
@@ -32,7 +32,7 @@ class TestRoundTrip:
         assert (tmp_path / "latest").read_text() == "step-40\n"
         assert names(path) == ["manifest.json", "state.json", "tensors.pt"]
         values = json.loads((path / "state.json").read_text())
-        assert values["format"] == 3
+        assert values["format"] == 4
         assert values["state"].keys() == {
             *("step", "tokens", "seconds", "total_steps", "validation_losses", "best_step", "skipped_windows"),
             *("look_is_due", "calm_saves"),
@@ -47,7 +47,7 @@ class TestRoundTrip:
     def test_a_state_that_goes_on_changing_is_saved_as_it_was(self, tmp_path):
         state = TrainState(step=3)
         step = make_step(3)
-        saved = type(step)(state, step.identity, step.config, step.stage, step.surroundings, step.tensors)
+        saved = replace(step, state=state)
         state.step, state.validation_losses["last"] = 4, 1.0
         assert write_step(tmp_path, saved, 0).name == "step-3"
         assert load_newest(tmp_path).state == TrainState(step=3)
@@ -129,7 +129,7 @@ class TestStrictReading:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda v: v.update(format=1), "has format 1, this version reads 3"),
+            (lambda v: v.update(format=1), "has format 1, this version reads 4"),
             (lambda v: v.pop("identity"), "'identity'"),
             (lambda v: v.update(more=1), "'more'"),
             (lambda v: v.update(stage=3), "stage: found 3, expected str"),
