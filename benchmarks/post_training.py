@@ -106,7 +106,7 @@ def compare_adapter(settings: PostTrainingSettings, config: LMConfig, precision:
     is_good = ratio <= LORA_BOUND and max(shares) <= MEMORY_BOUND
     print(
         f"{settings.preset}: an update of a LoRA adapter takes {ratio:.3f} of one of all weights with Muon, "
-        f"the default (asked for at most {LORA_BOUND}), {against_adamw:.3f} of one with AdamW; its optimizer's memory is "
+        f"the default (asked for at most {LORA_BOUND}), {against_adamw:.3f} of one with AdamW; its state is "
         f"{shares[0]:.2%} and {shares[1]:.2%} (at most {MEMORY_BOUND:.0%}){'' if is_good else '  outside'}",
         flush=True,
     )
