@@ -28,7 +28,7 @@ from trainer.settings import (
     parse_settings,
 )
 
-ADAPTER_LEARNING_RATES = {"muon": 1e-3, "adamw": 2e-3}  # it begins at nothing, and stands more than whole weights
+ADAPTER_LEARNING_RATES = {"muon": 1e-3, "adamw": 1e-3}  # it begins at nothing, and stands more than whole weights
 DEFAULT_BETAS = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0, "orpo": 0.1}
 
 

@@ -215,7 +215,7 @@ def test_an_adapter_learns_what_is_preferred(run_here, workspace):
 
 
 @pytest.mark.parametrize(
-    ("flags", "rate"), [([], 3e-4), (ADAPTER, 2e-3), ([*ADAPTER, "--optimizer", "muon"], 1e-3)], ids=str
+    ("flags", "rate"), [([], 3e-4), (ADAPTER, 1e-3), ([*ADAPTER, "--optimizer", "muon"], 1e-3)], ids=str
 )
 def test_rates_by_what_is_trained(run_here, workspace, flags, rate):
     without_rate = SHORT[: SHORT.index("--learning_rate")]
