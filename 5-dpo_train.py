@@ -28,7 +28,7 @@ from trainer.settings import (
     parse_settings,
 )
 
-ADAPTER_LEARNING_RATES = {"muon": 1e-3, "adamw": 1e-3}  # it begins at nothing, and stands more than whole weights
+ADAPTER_LEARNING_RATE = 1e-3  # it begins at nothing, and stands more than whole weights
 DEFAULT_BETAS = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0, "orpo": 0.1}
 
 
@@ -102,7 +102,7 @@ def main() -> int:
     settings = Settings(*others)
     training = settings.training
     if adapter.lora_rank and training.learning_rate is None:
-        training.learning_rate = ADAPTER_LEARNING_RATES["muon" if training.optimizer == "muon" else "adamw"]
+        training.learning_rate = ADAPTER_LEARNING_RATE
     if data.document_mask is False:
         raise UserError("--document_mask: the two sides of a pair are segments of one row; leave the flag out")
     if settings.run.anneal_from:

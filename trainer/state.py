@@ -94,7 +94,7 @@ class SavedStep:
     def __post_init__(self) -> None:
         """Take copies of what is not tensors."""
         self.state, self.identity = deepcopy(self.state), deepcopy(self.identity)
-        self.surroundings = dict(self.surroundings)
+        self.generation, self.surroundings = deepcopy(self.generation), dict(self.surroundings)
 
     @property
     def digest(self) -> str:
