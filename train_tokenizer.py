@@ -101,7 +101,7 @@ def train_bpe(pieces: list[str], settings: TokenizerSettings) -> tuple[str, int]
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from model.tokenizer import SPECIAL_TOKENS
+    from model.tokenizer import ROLES, SPECIAL_TOKENS
 
     tokenizer = Tokenizer(models.BPE())
     # No normalizer: what comes out is what went in, to the byte. GPT-2's pattern (use_regex) keeps words,
@@ -118,7 +118,14 @@ def train_bpe(pieces: list[str], settings: TokenizerSettings) -> tuple[str, int]
         max_token_length=settings.max_token_length,
         show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(pieces, trainer, length=len(pieces))
+    # The template begins every turn with the role's name, which the text itself need not hold: seen this often, each
+    # becomes one entry. (Each merge takes a byte or more from the text where it occurs, so the last and rarest occurs
+    # at most this often.)
+    size = sum(len(piece.encode("utf-8")) for piece in pieces)
+    num_merges = max(1, settings.vocab_size - NUM_SPECIAL - NUM_BYTES)
+    times = max(settings.min_frequency, size // num_merges + 1)
+    names = [f"{role}\n" * times for role in ROLES]
+    tokenizer.train_from_iterator([*pieces, *names], trainer, length=len(pieces) + len(names))
     return tokenizer.to_str(pretty=True), tokenizer.get_vocab_size()
 
 
@@ -138,10 +145,11 @@ def check(settings: TokenizerSettings) -> None:
 def fingerprint(sample: "TextSample", settings: TokenizerSettings) -> str:
     """A hash of all that decides the result: the text, and the settings of the training."""
     from model.files import canonical_json, sha256_of_text
+    from model.tokenizer import ROLES
 
     names = ("vocab_size", "min_frequency", "max_token_length", "max_seq_len", "seed")
     values = [getattr(settings, name) for name in names]
-    return sha256_of_text(canonical_json([values, [sha256_of_text(piece) for piece in sample.pieces]]))
+    return sha256_of_text(canonical_json([ROLES, values, [sha256_of_text(piece) for piece in sample.pieces]]))
 
 
 def already_trained(settings: TokenizerSettings, made_from: str) -> bool:

@@ -35,6 +35,8 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     "</tool_response>",
     *(f"<|reserved_{number}|>" for number in range(10, 64)),
 )
+# Whose turn it is, as the chat template writes it.
+ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
 CHAT_TEMPLATE_PATH = Path(__file__).with_name("chat_template.jinja")
 
 _REQUIRED_FILES = ("tokenizer.json", "tokenizer_config.json")

@@ -20,7 +20,7 @@ import train_tokenizer
 from dataset.text_sample import PIECE_CHARS, held_out_split, sample_texts
 from model.errors import UserError
 from model.files import sha256_of_file
-from model.tokenizer import SPECIAL_TOKENS, ChatTokenizer
+from model.tokenizer import ROLES, SPECIAL_TOKENS, ChatTokenizer
 from model.tokenizer_report import entry_kinds, language_figures, language_of
 
 ENGLISH = ["the", "capital", "of", "france", "is", "paris", "and", "japan", "tokyo", "while", "river", "sea"]
@@ -65,6 +65,9 @@ def test_the_folder_serves_everyone(
     text = "法国的首都是巴黎 and 👍\ttabs\n\n"
     assert theirs(text).input_ids == ours.encode(text)
     assert ours.decode(ours.encode(text)) == text
+    # The template writes the roles in every conversation: one entry each, though the text never names them.
+    for role in ROLES:
+        assert theirs.tokenize(f"<|im_start|>{role}\n") == ["<|im_start|>", role, "Ċ"]
 
     definition = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
     assert definition["post_processor"] is None
