@@ -8,7 +8,7 @@ from dataset.little_world.relation import LANGUAGES
 from dataset.little_world.world import IDENTITY, RELATIONS
 
 OPENING_SHARE = 0.2  # of the rows, those with something before the question
-NUM_QUESTIONS = 500  # of each topic and language
+NUM_QUESTIONS = 600  # of each topic and language
 REVIEWED_TURNS = 100  # of each relation and language
 
 
