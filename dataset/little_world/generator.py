@@ -34,20 +34,17 @@ SUMMARY = "summary.json"
 # How much of everything: chosen so that a model of a few million parameters learns it in minutes on a CPU.
 NUM_STORIES = {"zh": 500, "en": 220}
 NUM_TALKS = {"zh": 200, "en": 150}
-# Questions that SFT asks, of each relation and language: a small relation about as often as a large one, or the large
-# ones would drown it; common words more often than names, which are easier to recognise in a question; what has to be
-# worked out most often; and what one model after the other knew to the last question less often.
+# Questions that SFT asks, of each relation and language: a small relation as often as a large one, or the large ones
+# would drown it; common words more often than names, which are easier to recognise in a question; what has to be worked
+# out more often than facts.
 NUM_TURNS = {
     **{relation.name: 500 for relation in KNOWLEDGE + CALENDAR},
     **{relation.name: 900 for relation in IDENTITY},
-    **{relation.name: 1100 for relation in ARITHMETIC},
-    **dict.fromkeys(("planet", "symbol", "event"), 350),
-    **dict.fromkeys(("river", "continent", "inventor", "animal_class", "month_after"), 400),
-    "capital": 600,
-    "measure_word": 700,
+    **{relation.name: 1000 for relation in ARITHMETIC},
     "opposite": 800,
-    "day_after": 1000,
-    "day_before": 1200,
+    "measure_word": 700,
+    "day_after": 900,
+    "day_before": 1000,
 }
 NUM_PREFERENCES = 1200
 QUESTIONS_PER_RELATION = 40  # test questions of a relation and language
