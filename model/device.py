@@ -131,9 +131,8 @@ def _product_seconds(device: torch.device, dtype: torch.dtype, size: int, times:
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next tensor instead of giving it back to the system; whether that could be set.
 
-    Otherwise each update on a CPU touches thousands of pages anew. That costs little on a machine of one's own; on a
-    virtual one whose host is short of memory a page took 0.2 ms, and an update of 0.25 s two seconds. It is glibc's to
-    set (mallopt(3)), so nothing changes on other systems.
+    Otherwise each update on a CPU touches thousands of pages anew, which is the system's work and not the model's; the
+    peak is the same (docs/experiments.md). It is glibc's to set (mallopt(3)), so nothing changes on other systems.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     trim_threshold, mmap_threshold = -1, -3  # the parameters' numbers in malloc.h

@@ -10,7 +10,6 @@ from torch import Tensor
 from model.checkpoint import Checkpoint, load_checkpoint, read_digest, weights_of
 from model.convert import open_checkpoint
 from model.decoder import CausalLM
-from model.device import keep_freed_memory
 from model.errors import UserError
 from model.lora import LoRAConfig, load_lora, merge_lora, unmerge_lora
 from model.tokenizer import ChatTokenizer
@@ -30,8 +29,6 @@ def load_model(
         model = checkpoint.build_model()
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if torch.device(device).type == "cpu":
-        keep_freed_memory()
     return model.to(device=device, dtype=dtype).eval(), checkpoint.tokenizer(), checkpoint
 
 

@@ -13,7 +13,7 @@ REVIEWED_TURNS = 100  # of each relation and language
 
 
 def identity_rows(seed: int) -> list[dict[str, Any]]:
-    """Trained wordings with an answer of their topic, half of them with something before it, shuffled."""
+    """Trained wordings with an answer of their topic, a fifth of them with something before it, shuffled."""
     rng = random.Random(f"{seed}/identity")
     rows = []
     for topic in IDENTITY:
