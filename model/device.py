@@ -1,9 +1,7 @@
 """Which device computes, in which precision, how fast it multiplies matrices, and how much memory it has."""
 
-import ctypes
 import os
 import re
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -126,20 +124,6 @@ def _product_seconds(device: torch.device, dtype: torch.dtype, size: int, times:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return seconds[2:]
-
-
-def keep_freed_memory() -> bool:
-    """Keep freed memory for the next tensor instead of giving it back to the system; whether that could be set.
-
-    Otherwise each update on a CPU touches thousands of pages anew, which is the system's work and not the model's; the
-    peak is the same (docs/experiments.md). It is glibc's to set (mallopt(3)), so nothing changes on other systems.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    trim_threshold, mmap_threshold = -1, -3  # the parameters' numbers in malloc.h
-    if mallopt is None:
-        return False
-    # Larger tensors still come from the system one by one, as by default: kept, they would leave holes.
-    return all([mallopt(trim_threshold, 2**31 - 1), mallopt(mmap_threshold, 2**25)])
 
 
 def synchronize(device: torch.device) -> None:

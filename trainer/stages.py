@@ -17,7 +17,7 @@ from dataset.row_subset import RowSubset, hold_out_rows
 from model.checkpoint import Checkpoint
 from model.config import LMConfig
 from model.decoder import CausalLM
-from model.device import Precision, choose_device, choose_precision, keep_freed_memory
+from model.device import Precision, choose_device, choose_precision
 from model.errors import UserError
 from model.loading import load_whole, new_token_ids, widened
 from model.lora import LoRAConfig, adapter_parameters, attach_lora, default_targets
@@ -132,8 +132,6 @@ def prepare_device(settings: DeviceSettings, seed: int) -> Precision:
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     precision = choose_precision(settings.dtype, device)
-    if device.type == "cpu":
-        keep_freed_memory()
     # On a CPU exactness costs next to nothing, and a stopped run then goes on to the same bits.
     deterministic = settings.deterministic if settings.deterministic is not None else device.type == "cpu"
     if deterministic and device.type == "cuda":

@@ -1,9 +1,6 @@
 """Device and precision: what is chosen here, what would be chosen elsewhere, and what is refused."""
 
-import ctypes
 import mmap
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -197,23 +194,3 @@ def test_memory_used_grows_with_what_is_held():
         for page in range(0, len(held), mmap.PAGESIZE):
             held[page] = 1
         assert device.memory_used(torch.device("cpu")) - before > 0.8 * len(held)
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc is not what is used here")
-def test_freed_memory_is_kept():
-    """Ten times forty tensors of 4 MiB, as in the updates of a training: pages touched anew each time, or once."""
-
-    def faults(setting):
-        program = (
-            "import resource, torch; from model.device import keep_freed_memory\n"
-            f"{setting}\n"
-            "first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-            "for _ in range(10): [torch.ones(2**20) for _ in range(40)]\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)"
-        )
-        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        return int(result.stdout)
-
-    pages = 40 * 2**22 // mmap.PAGESIZE
-    assert faults("assert keep_freed_memory()") < 2 * pages
-    assert faults("") > 4 * pages
