@@ -39,7 +39,7 @@ NUM_TALKS = {"zh": 200, "en": 150}
 # out more often than facts.
 NUM_TURNS = {
     **{relation.name: 500 for relation in KNOWLEDGE + CALENDAR},
-    **{relation.name: 900 for relation in IDENTITY},
+    **{relation.name: 1100 for relation in IDENTITY},
     **{relation.name: 1000 for relation in ARITHMETIC},
     "opposite": 800,
     "measure_word": 700,
