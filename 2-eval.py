@@ -103,9 +103,10 @@ def main() -> int:
     model, tokenizer, checkpoint = load_model(path, device, dtype, settings.base)
     adapters = AdapterSwitch(model, checkpoint, settings.adapters or [])
     adapters.use(next(iter(adapters), ""))
+    speaker = adapters.checkpoint
     if params.stop_token_ids is None:
-        params = replace(params, stop_token_ids=checkpoint.generation.get("stop_token_ids"))
-    can_chat = checkpoint.stage != "pretrain" and tokenizer.chat_template is not None
+        params = replace(params, stop_token_ids=speaker.generation.get("stop_token_ids"))
+    can_chat = speaker.stage != "pretrain" and tokenizer.chat_template is not None
     chat = can_chat if settings.mode == "auto" else settings.mode == "chat"
     if settings.system is not None and not chat:
         raise UserError(f"--system: {path} continues text, which has no system prompt; add --mode chat")

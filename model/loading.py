@@ -146,7 +146,7 @@ class AdapterSwitch:
     """
 
     def __init__(self, model: CausalLM, checkpoint: Checkpoint, paths: Sequence[str | Path]) -> None:
-        self._model, self.active = model, ""
+        self._model, self._base, self.active = model, checkpoint, ""
         self._before: dict[str, Tensor] = {}
         self._adapters: dict[str, tuple[Path, Checkpoint]] = {}
         for path in map(Path, paths):
@@ -176,5 +176,12 @@ class AdapterSwitch:
         unmerge_lora(self._model, self._before)
         self._before, self.active = {}, ""
         if name:
-            _load_adapter(self._model, *self._adapters[name])
-            self._before, self.active = merge_lora(self._model), name
+            path, adapter = self._adapters[name]
+            _load_adapter(self._model, path, adapter)
+            merge_lora(self._model, {**self._base.weights, **adapter.weights}, self._before)
+            self.active = name
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Of the adapter that is on, else of the model: what speaks, and where its answers end."""
+        return self._adapters[self.active][1] if self.active else self._base

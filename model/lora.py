@@ -45,8 +45,8 @@ class LoRAConfig:
                 raise UserError(f"--lora_{name}: found {getattr(self, name)}, expected {wanted}")
         if not self.targets:
             raise UserError("--lora_targets: found none, expected names of linear layers")
-        if self.use_dora and EXPERTS in self.targets:
-            raise UserError(f"--use_dora: not for routed experts; name --lora_targets without {EXPERTS}")
+        if self.use_dora and (without := [name for name in (EXPERTS, HEAD) if name in self.targets]):
+            raise UserError(f"--use_dora: not for {without[0]}; name --lora_targets without it")
 
     @property
     def scale(self) -> float:
@@ -110,8 +110,14 @@ class LoRALinear(nn.Linear):
         with torch.autocast(self.weight.device.type, enabled=False):
             return (self.weight + self.scale * self.lora_B @ self.lora_A).norm(dim=1)
 
+    def plain(self) -> nn.Linear:
+        """The layer without the addition."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
     def merged(self) -> dict[str, Tensor]:
-        """The weight of a plain layer that computes the same; summed in float64, then rounded once."""
+        """The weight of a plain layer that computes the same; summed in float64, to be rounded once."""
         whole = _wide(self.weight) + self.scale * _wide(self.lora_B) @ _wide(self.lora_A)
         if self.lora_magnitude is not None:
             whole = whole * (_wide(self.lora_magnitude) / whole.norm(dim=1))[:, None]
@@ -136,6 +142,14 @@ class LoRAExperts(Experts):
         thin = grouped_linear(self.lora_dropout(tokens), getattr(self, f"lora_A_{name}"), num_tokens) * self.scale
         added = grouped_linear(thin, getattr(self, f"lora_B_{name}"), num_tokens)
         return super().product(name, tokens, num_tokens) + added
+
+    def plain(self) -> Experts:
+        """The experts without the additions."""
+        layer = Experts.__new__(Experts)
+        nn.Module.__init__(layer)
+        for name in _STACKS:
+            setattr(layer, name, getattr(self, name))
+        return layer
 
     def merged(self) -> dict[str, Tensor]:
         """The stacks of plain experts that compute the same."""
@@ -169,6 +183,12 @@ class LoRAEmbedding(nn.Embedding):
         new = nn.functional.embedding(place.clamp(min=0), self.lora_rows)
         return torch.where((place >= 0)[..., None], new, super().forward(input))
 
+    def plain(self) -> nn.Embedding:
+        """The embedding with the rows it had."""
+        layer = nn.Embedding(self.num_embeddings, self.embedding_dim, device="meta")
+        layer.weight = self.weight
+        return layer
+
     def merged(self) -> dict[str, Tensor]:
         """The weight of a plain embedding."""
         return {"weight": _with_rows(self.weight, self.token_ids, self.lora_rows)}
@@ -200,12 +220,21 @@ class LoRAHead(LMHead):
             logits = logits.index_copy(-1, places, nn.functional.linear(hidden_states, self.lora_rows))
         return logits
 
+    def plain(self) -> LMHead:
+        """The head without the addition, with the rows it had."""
+        layer = LMHead(self.weight.shape[1], 0)
+        layer.weight = self.weight
+        return layer
+
     def merged(self) -> dict[str, Tensor]:
         """The weight of a plain head."""
         whole = _wide(self.weight)
         if self.has_addition:
             whole = whole + self.scale * _wide(self.lora_B) @ _wide(self.lora_A)
         return {"weight": _with_rows(whole, self.token_ids, self.lora_rows) if self.token_ids else whole}
+
+
+AdapterLayer = LoRALinear | LoRAExperts | LoRAEmbedding | LoRAHead
 
 
 def _with_rows(weight: Tensor, token_ids: list[int], rows: Tensor) -> Tensor:
@@ -305,30 +334,55 @@ def _check_fit(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
             raise UserError(f"the adapter's {name} has shape {found}, the model needs {wanted}; it is another's")
 
 
+def _adapter_layers(model: CausalLM) -> list[tuple[str, AdapterLayer]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
+
+
 def detach_lora(model: CausalLM) -> None:
     """Take the adapter off: the model is what it was, bit for bit."""
-    _put_back(model)
+    for name, layer in _adapter_layers(model):
+        _replace(model, name, layer.plain())
+    model.adapter = None
+    model.requires_grad_(True)
 
 
 @torch.no_grad()
-def merge_lora(model: CausalLM) -> dict[str, Tensor]:
+def merge_lora(
+    model: CausalLM, unrounded: Mapping[str, Tensor] | None = None, before: dict[str, Tensor] | None = None
+) -> None:
     """Fold the adapter into the weights: a plain model that computes the same.
 
-    Returns:
-        the weights that were changed as they were before, by name, for `unmerge_lora`. Forget them to save memory.
+    Args:
+        model: changed in place, a layer at a time, so that this takes a layer's memory and not a model's.
+        unrounded: parameters of model and adapter by name, where the model's own have been rounded to 16 bits: summed
+            from these, the weights are those of an adapter that was merged first and rounded then.
+        before: gets the weights that are changed as they were, by name, for `unmerge_lora`.
     """
-    merged = {
-        f"{name}.{key}": weight
-        for name, module in model.named_modules()
-        if isinstance(module, LoRALinear | LoRAExperts | LoRAEmbedding | LoRAHead)
-        for key, weight in module.merged().items()
-    }
-    _put_back(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    before = {name: parameters[name].detach().clone() for name in merged}
-    for name, weight in merged.items():
-        parameters[name].copy_(weight.to(parameters[name].dtype))
-    return before
+    done = set()
+    for name, layer in _adapter_layers(model):
+        plain = layer.plain()
+        _replace(model, name, plain)
+        if unrounded is not None:
+            _take(layer, name, unrounded)
+        for key, weight in layer.merged().items():
+            parameter = plain.get_parameter(key)
+            if parameter in done:  # a tied head is the embedding
+                continue
+            done.add(parameter)
+            if before is not None:
+                before[f"{name}.{key}"] = parameter.detach().clone()
+            own = cast(Tensor, getattr(layer, key))
+            parameter.copy_(weight.to(own.dtype).to(parameter.dtype))
+    model.adapter = None
+    model.requires_grad_(True)
+
+
+def _take(layer: nn.Module, name: str, values: Mapping[str, Tensor]) -> None:
+    """Give a layer's parameters the values of those names, in float32."""
+    for key, parameter in list(layer.named_parameters(recurse=False)):
+        if f"{name}.{key}" in values:  # not what a tied head has from the embedding
+            value = values[f"{name}.{key}"].to(parameter.device, torch.float32)
+            setattr(layer, key, nn.Parameter(value, requires_grad=False))
 
 
 @torch.no_grad()
@@ -337,27 +391,3 @@ def unmerge_lora(model: CausalLM, before: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, weight in before.items():
         parameters[name].copy_(weight)
-
-
-def _put_back(model: CausalLM) -> None:
-    """Plain layers with the same weights in the place of the adapter's."""
-    for name, module in list(model.named_modules()):
-        plain: nn.Module
-        if isinstance(module, LoRALinear):
-            plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-            plain.bias = module.bias
-        elif isinstance(module, LoRAExperts):
-            plain = Experts.__new__(Experts)
-            nn.Module.__init__(plain)
-        elif isinstance(module, LoRAEmbedding):
-            plain = nn.Embedding(module.num_embeddings, module.embedding_dim, device="meta")
-        elif isinstance(module, LoRAHead):
-            plain = LMHead(module.weight.shape[1], 0)
-        else:
-            continue
-        for key, parameter in module.named_parameters(recurse=False):
-            if not key.startswith("lora_"):
-                setattr(plain, key, parameter)
-        _replace(model, name, plain)
-    model.adapter = None
-    model.requires_grad_(True)

@@ -220,13 +220,16 @@ class ChatTokenizer:
 
     def extends(self, other: "ChatTokenizer") -> bool:
         """Whether this is `other`, perhaps with tokens added behind: then every id of `other` means the same here."""
-        ours, theirs = self._definition.get("added_tokens") or [], other._definition.get("added_tokens") or []
-        same = all(
-            self._definition.get(part) == other._definition.get(part)
-            for part in ("model", "normalizer", "pre_tokenizer")
-        )
+        mine, others = self._as_read, other._as_read
+        ours, theirs = mine["added_tokens"], others["added_tokens"]
+        same = all(mine[part] == others[part] for part in ("model", "normalizer", "pre_tokenizer"))
         added = ours[len(theirs) :]
         return same and ours[: len(theirs)] == theirs and all(token["id"] >= other.vocab_size for token in added)
+
+    @cached_property
+    def _as_read(self) -> dict[str, Any]:
+        """The definition as the library writes it today: its versions have spelled one and the same differently."""
+        return json.loads(self._full.to_str())
 
     # ---- conversations ----
 

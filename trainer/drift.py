@@ -16,7 +16,7 @@ from trainer.samples import sample_prompts
 from trainer.stages import Origin
 from trainer.watch import evaluating
 
-MOST_ELEMENTS = 2**22  # of the start's log-probabilities [places, vocab] that are kept (16 MiB)
+MOST_ELEMENTS = 2**24  # of the start's log-probabilities [places, vocab] that are kept (64 MiB)
 ROWS, PROMPTS, ANSWER_TOKENS = 8, 8, 64
 # A chosen answer whose tokens have become so many nats less probable, on average, is on its way out: the margin then
 # only grows because the rejected one falls faster (arXiv:2402.13228).
@@ -33,7 +33,7 @@ class DriftProbe:
 
     def __init__(self, packed: AnySet, origin: Origin, precision: Precision, parallel: Parallel) -> None:
         self._precision = precision
-        self._start = torch.empty(0)
+        self._start = self._start_losses = torch.empty(0)
         if not parallel.is_main or not packed.num_rows:
             return
         self._tokenizer, self._prompts = origin.tokenizer(), sample_prompts(packed, PROMPTS)
@@ -43,35 +43,37 @@ class DriftProbe:
         places = (is_chosen & (batch["targets"] != IGNORED)).nonzero()
         most = max(1, MOST_ELEMENTS // origin.model.config.vocab_size)
         self._places = places[torch.linspace(0, len(places) - 1, min(most, len(places))).long()]
-        self._batch = batch
-        self._targets = batch["targets"][tuple(self._places.T)]
-        self._start = self._log_probs(origin.model.to(device=precision.device, dtype=precision.weights))
+        self._batch, self._chosen = batch, tuple(places.T)
+        start = origin.model.to(device=precision.device, dtype=precision.weights)
+        self._start, self._start_losses = self._read(start)
 
     @torch.no_grad()
-    def _log_probs(self, model: CausalLM) -> Tensor:
-        """[places, vocab] of the next token."""
+    def _read(self, model: CausalLM) -> tuple[Tensor, Tensor]:
+        """log p of every next token at the places, [places, vocab], and −log p of each token of a chosen answer."""
         with evaluating(model), self._precision.autocast():
             output = model.forward(
                 self._batch["input_ids"],
+                targets=self._batch["targets"],
                 position_ids=self._batch["position_ids"],
                 segment_ids=self._batch["segment_ids"],
                 document_mask=True,
-                logits="none",
             )
-            return model.lm_head.logits(output.hidden_states[tuple(self._places.T)]).log_softmax(dim=-1)
+            logits = model.lm_head.logits(output.hidden_states[tuple(self._places.T)])
+        assert output.token_losses is not None
+        return logits.log_softmax(dim=-1), output.token_losses[self._chosen]
 
     def __call__(self, engine: Engine) -> tuple[dict[str, float], list[str]]:
         """What is measured, and alarms; every rank calls it, and the main process answers.
 
         `kl`: KL(π‖π_start) of the next token, nats, mean over the places. `chosen_drop`: how many nats less probable a
-        chosen answer's token is than at the start. `answer_tokens`: mean length of the model's own greedy answers.
+        token of the rows' chosen answers is than at the start. `answer_tokens`: mean length of the model's own greedy answers.
         """
         with engine.speaking_model() as model:
             if model is None or not len(self._start):
                 return {}, []
-            now = self._log_probs(model)
+            now, losses = self._read(model)
             kl = (now.exp() * (now - self._start)).sum(dim=-1).mean().item()
-            drop = (self._start - now).gather(1, self._targets[:, None]).mean().item()
+            drop = (losses - self._start_losses).mean().item()
             params = SamplingParams(max_new_tokens=ANSWER_TOKENS, temperature=0)
             answers = generate(model, self._tokenizer, self._prompts, params)
         found = {"kl": kl, "chosen_drop": drop}

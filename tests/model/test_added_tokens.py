@@ -67,6 +67,21 @@ def test_which_tokenizer_extends_which() -> None:
     assert not tiny_tokenizer(330).with_tokens(ADDED).extends(narrow)
 
 
+def test_the_same_tokenizer_in_another_spelling() -> None:
+    """Files of older versions hold merges as text, and lack keys that newer ones write."""
+    tokenizer = tiny_tokenizer()
+    definition = json.loads(tokenizer.files["tokenizer.json"])
+    merges = definition["model"]["merges"]
+    definition["model"]["merges"] = [" ".join(pair) for pair in merges]
+    del definition["model"]["ignore_merges"]
+    older = ChatTokenizer.from_files({**tokenizer.files, "tokenizer.json": json.dumps(definition)})
+    assert older.vocabulary_hash != tokenizer.vocabulary_hash
+    assert older.extends(tokenizer) and tokenizer.extends(older) and tokenizer.with_tokens(ADDED).extends(older)
+    definition["model"]["merges"] = definition["model"]["merges"][:-1]
+    fewer = ChatTokenizer.from_files({**tokenizer.files, "tokenizer.json": json.dumps(definition)})
+    assert not fewer.extends(tokenizer)
+
+
 @pytest.mark.parametrize(
     ("token", "message"), [("x", "two characters"), ("a b", "white space"), ("", "two characters")]
 )

@@ -260,16 +260,19 @@ class TestAdapterSwitch:
             save_adapter(base_path.with_name("few.pth"), base_path, seed=3, targets=("v_proj",)),
         ]
 
-    def test_each_is_what_it_is_alone(self, base_path, paths):
-        model, _, checkpoint = load_model(base_path)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    def test_each_is_what_it_is_alone(self, base_path, paths, dtype):
+        """Also in 16 bits: what is rounded is the sum, not what is summed."""
+        model, _, checkpoint = load_model(base_path, dtype=dtype)
         own = {name: value.clone() for name, value in model.state_dict().items()}
         switch = AdapterSwitch(model, checkpoint, paths)
         assert list(switch) == ["law", "poems", "few"] and switch.active == ""
-        alone = {path.stem: logits_of(load_model(path)[0]) for path in paths}
+        alone = {path.stem: logits_of(load_model(path, dtype=dtype)[0]) for path in paths}
         assert not torch.equal(alone["law"], alone["poems"])
         for name in ("law", "poems", "law", "few", "", "poems", "poems", ""):
             switch.use(name)
             assert switch.active == name and not model.training
+            assert switch.checkpoint.stage == ("lora" if name else "full_sft")
             if name:
                 assert torch.equal(logits_of(model), alone[name])
             else:

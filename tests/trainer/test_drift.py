@@ -78,15 +78,18 @@ def test_kl_and_drop_are_those_of_plain_logits(packed, probe):
     assert 0 <= found["answer_tokens"] <= drift.ANSWER_TOKENS
 
 
-def test_of_many_places_some_are_taken(packed, tokenizer, monkeypatch):
+def test_of_many_places_some_are_taken_for_kl_and_all_for_the_drop(packed, tokenizer, monkeypatch):
     """Evenly, so that the first rows are not all that is seen."""
-    start, _ = distributions(packed, model_of(0))
+    start, targets = distributions(packed, model_of(0))
     now, _ = distributions(packed, model_of(1))
     monkeypatch.setattr(drift, "MOST_ELEMENTS", 5 * model_of(0).config.vocab_size)
     probe = DriftProbe(packed, origin_of(model_of(0), tokenizer), FLOAT32, Parallel())
     each = torch.distributions.kl_divergence(now, start)
     taken = each[torch.linspace(0, len(each) - 1, 5).long()]
-    assert probe(engine_of(model_of(1)))[0]["kl"] == pytest.approx(taken.mean().item(), rel=1e-5)
+    found, _ = probe(engine_of(model_of(1)))
+    assert found["kl"] == pytest.approx(taken.mean().item(), rel=1e-5)
+    drop = (start.log_prob(targets) - now.log_prob(targets)).mean().item()
+    assert found["chosen_drop"] == pytest.approx(drop, rel=1e-5)
 
 
 def test_chosen_answers_on_their_way_out_are_an_alarm(packed, probe):
