@@ -37,7 +37,7 @@ from trainer.settings import (
 class PretrainSettings(TrainSettings):
     """Defaults for a small model on a small text."""
 
-    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 7e-3, "adamw": 2e-3}
+    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 7e-3, "adamw": 2e-3, "imported": 5e-5}
 
     batch_size: int = flag(4, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
 

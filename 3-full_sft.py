@@ -31,7 +31,7 @@ from trainer.settings import (
 class SFTSettings(TrainSettings):
     """Defaults for fine-tuning all weights."""
 
-    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-3, "adamw": 1e-3}
+    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-3, "adamw": 1e-3, "imported": 2e-5}
 
     batch_size: int = flag(4, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
 

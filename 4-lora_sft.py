@@ -35,7 +35,7 @@ LONGEST_NAME = 60  # characters of an adapter's name that is taken from its data
 class LoRASFTSettings(TrainSettings):
     """Defaults for an adapter: it begins at nothing, so it stands higher rates and needs no pull towards zero."""
 
-    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-3, "adamw": 5e-3}
+    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-3, "adamw": 5e-3, "imported": 2e-4}
 
     batch_size: int = flag(4, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
     warmup_iters: int = flag(20, "updates over which the learning rate rises to its highest")

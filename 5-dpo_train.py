@@ -28,7 +28,6 @@ from trainer.settings import (
     parse_settings,
 )
 
-ADAPTER_LEARNING_RATE = 1e-3  # it begins at nothing, and stands more than whole weights
 DEFAULT_BETAS = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0, "orpo": 0.1}
 
 
@@ -36,7 +35,9 @@ DEFAULT_BETAS = {"sigmoid": 0.1, "ipo": 0.1, "hinge": 0.1, "simpo": 2.0, "orpo":
 class DPOSettings(TrainSettings):
     """Defaults for preferences: a tenth of fine-tuning's rates, or the model forgets what it knew."""
 
-    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-4, "adamw": 1e-4}
+    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-4, "adamw": 1e-4, "imported": 1e-6}
+    # It begins at nothing, and stands more than whole weights.
+    adapter_learning_rates: ClassVar[dict[str, float] | None] = {"muon": 1e-3, "adamw": 1e-3, "imported": 1e-5}
 
     batch_size: int = flag(4, "rows of pairs in one forward pass; auto: the most that fit, the update's stay the same")
     warmup_iters: int = flag(20, "updates over which the learning rate rises to its highest")
@@ -101,8 +102,6 @@ def main() -> int:
     )
     settings = Settings(*others)
     training = settings.training
-    if adapter.lora_rank and training.learning_rate is None:
-        training.learning_rate = ADAPTER_LEARNING_RATE
     if data.document_mask is False:
         raise UserError("--document_mask: the two sides of a pair are segments of one row; leave the flag out")
     if settings.run.anneal_from:

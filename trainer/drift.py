@@ -66,7 +66,7 @@ class DriftProbe:
         """What is measured, and alarms; every rank calls it, and the main process answers.
 
         `kl`: KL(π‖π_start) of the next token, nats, mean over the places. `chosen_drop`: how many nats less probable a
-        token of the rows' chosen answers is than at the start. `answer_tokens`: mean length of the model's own greedy answers.
+        token of the chosen answers is than at the start. `answer_tokens`: mean length of the model's own greedy ones.
         """
         with engine.speaking_model() as model:
             if model is None or not len(self._start):

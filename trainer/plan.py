@@ -94,15 +94,23 @@ def _with_optimizer(training: TrainSettings, stage: Stage, parallel: Parallel) -
             "--optimizer muon: under DeepSpeed weights lie in pieces, which Muon cannot make orthogonal; "
             "choose adamw, or start with torchrun"
         )
+    is_adapter, is_imported = stage.origin.model.adapter is not None, stage.origin.is_imported
     if optimizer == "auto":
-        is_adapter = stage.origin.model.adapter is not None  # thin matrices: there is nothing to make orthogonal
-        optimizer = "adamw" if parallel.zero is not None or is_adapter else "muon"
-        if parallel.zero is not None and not is_adapter:
+        # An adapter's thin matrices have nothing to make orthogonal; a model from elsewhere has learned with AdamW.
+        optimizer = "adamw" if parallel.zero is not None or is_adapter or is_imported else "muon"
+        if parallel.zero is not None and not is_adapter and not is_imported:
             parallel.say("optimizer: AdamW, because weights lie in pieces under DeepSpeed, which Muon cannot use")
     rate = training.learning_rate
     if rate is None and saved is not None:
         rate = saved.surroundings["learning_rate"]  # an annealing goes down from where it was
-    return replace(training, optimizer=optimizer, learning_rate=rate or training.default_learning_rates[optimizer])
+    if rate is None:
+        rates = training.default_learning_rates
+        if is_adapter and training.adapter_learning_rates is not None:
+            rates = training.adapter_learning_rates
+        rate = rates["imported" if is_imported else optimizer]
+        if is_imported:
+            parallel.say(f"learning rate: {rate:g}, as is usual for models from elsewhere (--learning_rate)")
+    return replace(training, optimizer=optimizer, learning_rate=rate)
 
 
 def _schedule(training: TrainSettings, stage: Stage) -> Schedule:

@@ -210,8 +210,10 @@ class TrainSettings:
     """How the weights are updated. Each script sets the defaults of its stage."""
 
     _argument_group_name = "training"
-    # Muon's orthogonal updates stand a higher rate than AdamW's.
-    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 1e-3, "adamw": 5e-4}
+    # By optimizer: Muon's orthogonal updates stand a higher rate than AdamW's. And for models that came from elsewhere,
+    # which are larger and have learned far longer: what is usual for those.
+    default_learning_rates: ClassVar[dict[str, float]] = {"muon": 1e-3, "adamw": 5e-4, "imported": 2e-5}
+    adapter_learning_rates: ClassVar[dict[str, float] | None] = None  # of an adapter, where they are others
 
     epochs: float | None = flag(None, "passes over the data, a part of one is allowed; default 1")
     max_steps: int = flag(0, "train for this many updates instead")
@@ -220,7 +222,9 @@ class TrainSettings:
     batch_size: int = flag(16, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
     accumulation_steps: int = flag(1, "forward passes of each process summed into one update")
     optimizer: Literal["auto", "adamw", "muon"] = flag(
-        "auto", "muon: for the layers' matrices, with adamw for the rest; auto: muon, under DeepSpeed adamw"
+        "auto",
+        "muon: for the layers' matrices, with adamw for the rest; auto: muon, but adamw for adapters, for models from "
+        "elsewhere and under DeepSpeed",
     )
     learning_rate: float | None = flag(None, "highest learning rate; default by stage and optimizer")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = flag(

@@ -49,6 +49,14 @@ class Origin:
             return self.saved_step.digest
         return self.parent.digest if self.parent else None
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether it came from elsewhere, or from a model that did."""
+        lineage = self.lineage()
+        while lineage and "imported" not in lineage:
+            lineage = lineage.get("parent")
+        return bool(lineage)
+
     def tokenizer(self) -> ChatTokenizer:
         """What its model reads and writes with."""
         return ChatTokenizer.from_files(self.tokenizer_files)

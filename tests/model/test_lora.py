@@ -360,7 +360,10 @@ class TestMistakes:
             ({"alpha": math.nan}, "--lora_alpha: found nan"),
             ({"dropout": 1.0}, "--lora_dropout: found 1.0, expected a share"),
             ({"targets": ()}, "--lora_targets: found none"),
-            ({"targets": ("experts",), "use_dora": True}, "--use_dora: not for experts; name --lora_targets without it"),
+            (
+                {"targets": ("experts",), "use_dora": True},
+                "--use_dora: not for experts; name --lora_targets without it",
+            ),
             ({"targets": ("q_proj", "lm_head"), "use_dora": True}, "--use_dora: not for lm_head"),
         ],
     )
