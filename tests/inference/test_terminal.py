@@ -113,6 +113,40 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_went(monkeypatch, capsys):
     assert capsys.readouterr().out == "half [stopped]\n [stopped]\n"
 
 
+def test_an_adapter_is_put_on_and_taken_off_in_the_chat(said, monkeypatch, capsys):
+    """The conversation goes on; a name that is not there costs nothing."""
+
+    class Switch:
+        active = "law"
+
+        def __iter__(self):
+            return iter(("law", "poems"))
+
+        def use(self, name):
+            if name not in ("", *self):
+                raise UserError(f"no adapter is called {name!r}")
+            self.active = name
+
+    typed = iter(["a", "/adapter", "/adapter poems", "/adapter jokes", "b", "/adapter none", "/quit"])
+    monkeypatch.setattr(builtins, "input", lambda _: next(typed))
+    talk = terminal(system=None, adapters=Switch())
+    talk.converse()
+    output = capsys.readouterr()
+    assert [line.split("; on: ")[1].split(".")[0] for line in output.out.splitlines() if "; on: " in line] == [
+        *("law", "law", "poems", "none")
+    ]
+    assert "Adapters: law, poems;" in output.out
+    assert output.err == "error: no adapter is called 'jokes'\n"
+    assert talk.history == turns("a", "one", "b", "two")
+
+
+def test_without_adapters_there_is_nothing_to_put_on(said, monkeypatch, capsys):
+    typed = iter(["/adapter law", "/quit"])
+    monkeypatch.setattr(builtins, "input", lambda _: next(typed))
+    terminal(system=None).converse()
+    assert capsys.readouterr().err == "error: there are no adapters to choose from; pass some with --adapters\n"
+
+
 def test_a_session_survives_mistakes_and_ends_with_ctrl_d(said, monkeypatch, capsys):
     typed = iter(["a", "", "z" * 500, KeyboardInterrupt(), "/reset", "b", EOFError()])
 

@@ -213,3 +213,17 @@ def test_a_spoilt_adapter_is_named(run_here, refused, workspace):
     (out / "lora_cut_32.pth").write_bytes(content[: len(content) // 2])
     line = refused("2-eval.py", "out/lora_cut_32.pth", "--prompt", "a")
     assert "out/lora_cut_32.pth: not a readable checkpoint" in line
+
+
+def test_an_adapter_of_a_pretrained_model_chats_beside_it_as_alone(run_here, workspace):
+    """What continues text has no system prompt; an adapter that learned from conversations has one."""
+    flags = ["--max_steps", 2, "--init_from", "out/pretrain_32.pth"]
+    finished = run_here("4-lora_sft.py", *SHORT, *flags, folder=workspace)
+    assert finished.code == 0, finished.errors
+    asked = ["--temperature", 0, "--max_new_tokens", 5, "--prompt", "the capital"]
+    alone = run_here("2-eval.py", "out/lora_chat_32.pth", *asked, "--system", "s", folder=workspace)
+    beside = ["out/pretrain_32.pth", "--adapters", "out/lora_chat_32.pth"]
+    together = run_here("2-eval.py", *beside, *asked, "--system", "s", folder=workspace)
+    assert (together.code, together.output) == (0, alone.output), together.errors
+    refused = run_here("2-eval.py", "out/pretrain_32.pth", *asked, "--system", "s", folder=workspace)
+    assert refused.code == 2 and "--system: out/pretrain_32.pth continues text" in refused.errors
