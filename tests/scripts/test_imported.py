@@ -20,8 +20,15 @@ def theirs(grown, run_here, tmp_path_factory) -> Path:
     """A folder with llama/, as transformers writes it, and sets packed with its tokenizer, one token added."""
     folder = tmp_path_factory.mktemp("theirs")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=340, num_key_value_heads=2, max_position_embeddings=64, **sizes)
+    config = LlamaConfig(
+        vocab_size=340,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     LlamaForCausalLM(config).save_pretrained(folder / "llama")
     PreTrainedTokenizerFast.from_pretrained(grown / "tokenizer").save_pretrained(folder / "llama")
     for kind, source in (("sft", "chat.json"), ("dpo", "pairs.json")):
