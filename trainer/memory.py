@@ -188,10 +188,10 @@ def _update(setup: Setup) -> int:
     narrow = 2 if setup.precision.device.type == "cuda" and wide == 4 else wide
     largest = 0
     for (rows, columns), count in _matrix_shapes(setup.config).items():
-        # The directions and their stack; x before and after an iteration, its products, on CUDA its 16-bit beginning.
+        # The directions and their stack; x before and after an iteration, and on CUDA its 16-bit beginning.
         of_matrices = 2 * wide + 2 * narrow + (narrow if narrow < wide else 0)
         side = min(rows, columns)
-        largest = max(largest, count * (rows * columns * of_matrices + 3 * side * side * narrow))
+        largest = max(largest, count * (rows * columns * of_matrices + 2 * side * side * narrow))
     return largest
 
 

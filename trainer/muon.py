@@ -17,9 +17,6 @@ from torch import Tensor, nn
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
 
-# For matrices wider than this share of their height the iteration runs on their Gram matrices, which are smaller.
-GRAM_ASPECT = 1.5
-
 
 class Muon(torch.optim.Optimizer):
     """Muon for matrices; everything else belongs to AdamW.
@@ -68,33 +65,13 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Bring the singular values of `matrices` [count, rows, columns] near 1 (Newton–Schulz iteration)."""
+    a, b, c = COEFFICIENTS
     x = matrices.bfloat16() if matrices.device.type == "cuda" and matrices.dtype == torch.float32 else matrices
     is_tall = x.shape[1] > x.shape[2]
     if is_tall:  # the products below are rows × rows: take the smaller side
         x = x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    # A Gram matrix squares the singular values: 16 bits would not tell the small ones apart.
-    if x.shape[2] > GRAM_ASPECT * x.shape[1] and x.dtype not in (torch.float16, torch.bfloat16):
-        x = _product_of_steps(x @ x.mT) @ x
-    else:
-        a, b, c = COEFFICIENTS
-        for _ in range(NUM_ITERATIONS):
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if is_tall else x
-
-
-def _product_of_steps(gram: Tensor) -> Tensor:
-    """What the iteration multiplies x by in all, from G = x·xᵀ [count, rows, rows].
-
-    A step is S·x with S = a + b·G + c·G². Its result has the Gram matrix S·G·S, so that x itself is not needed.
-    """
-    a, b, c = COEFFICIENTS
-    product = None
     for _ in range(NUM_ITERATIONS):
-        step = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        step.diagonal(dim1=1, dim2=2).add_(a)
-        product = step if product is None else step @ product
-        gram = step @ gram @ step
-    assert product is not None
-    return product
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
