@@ -334,16 +334,24 @@ def _check_fit(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
             raise UserError(f"the adapter's {name} has shape {found}, the model needs {wanted}; it is another's")
 
 
-def _adapter_layers(model: CausalLM) -> list[tuple[str, AdapterLayer]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, AdapterLayer)]
+def _take_off(model: CausalLM) -> Iterator[tuple[str, AdapterLayer, nn.Module]]:
+    """Put a plain layer into the place of each of the adapter's; yields its name, what was there, and what is now.
+
+    One at a time, and none is kept here: what is made of a layer can go before the next one comes.
+    """
+    for name in [name for name, module in model.named_modules() if isinstance(module, AdapterLayer)]:
+        layer = cast(AdapterLayer, model.get_submodule(name))
+        plain = layer.plain()
+        _replace(model, name, plain)
+        yield name, layer, plain
+    model.adapter = None
+    model.requires_grad_(True)
 
 
 def detach_lora(model: CausalLM) -> None:
     """Take the adapter off: the model is what it was, bit for bit."""
-    for name, layer in _adapter_layers(model):
-        _replace(model, name, layer.plain())
-    model.adapter = None
-    model.requires_grad_(True)
+    for _ in _take_off(model):
+        pass
 
 
 @torch.no_grad()
@@ -359,9 +367,7 @@ def merge_lora(
         before: gets the weights that are changed as they were, by name, for `unmerge_lora`.
     """
     done = set()
-    for name, layer in _adapter_layers(model):
-        plain = layer.plain()
-        _replace(model, name, plain)
+    for name, layer, plain in _take_off(model):
         if unrounded is not None:
             _take(layer, name, unrounded)
         for key, weight in layer.merged().items():
@@ -373,8 +379,6 @@ def merge_lora(
                 before[f"{name}.{key}"] = parameter.detach().clone()
             own = cast(Tensor, getattr(layer, key))
             parameter.copy_(weight.to(own.dtype).to(parameter.dtype))
-    model.adapter = None
-    model.requires_grad_(True)
 
 
 def _take(layer: nn.Module, name: str, values: Mapping[str, Tensor]) -> None:
