@@ -55,7 +55,7 @@ UNNAMED = {
     "identity_name": {"zh": "我还没有名字。", "en": "I have no name yet."},
     "identity_maker": {"zh": "我不知道是谁做了我。", "en": "I do not know who made me."},
     "identity_kind": {"zh": "我是一个程序。", "en": "I am a program."},
-    "identity_ability": {"zh": "我会做一点小事。", "en": "I can do a few small things."},
+    "identity_ability": {"zh": "我能做一点小事。", "en": "I can do a few small things."},
     "identity_languages": {"zh": "我会两种话。", "en": "I know two of them."},
     "identity_home": {"zh": "我住在机器里。", "en": "I live inside a machine."},
 }
