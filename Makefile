@@ -32,6 +32,7 @@ BENCH_DAMAGES ?= 1000
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
 
+# A validation or a sample takes as long as some updates: the short stages look at themselves less often.
 demo: environment ## train a small model through every stage on the bundled little world
 	$(RUN) data_process.py little_world --raw_dir "$(DEMO_DIR)/raw"
 	$(RUN) train_tokenizer.py --raw_dir "$(DEMO_DIR)/raw" --tokenizer "$(DEMO_DIR)/tokenizer" \
@@ -40,8 +41,10 @@ demo: environment ## train a small model through every stage on the bundled litt
 		--packed_dir "$(DEMO_DIR)/packed" $(DEMO_DATA_FLAGS)
 	$(RUN) 1-pretrain.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_PRETRAIN_FLAGS)
 	$(RUN) 3-full_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_SFT_FLAGS)
-	$(RUN) 4-lora_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_LORA_FLAGS)
-	$(RUN) 5-dpo_train.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" $(DEMO_DPO_FLAGS)
+	$(RUN) 4-lora_sft.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" \
+		--eval_interval 80 --sample_interval -1 $(DEMO_LORA_FLAGS)
+	$(RUN) 5-dpo_train.py --packed_dir "$(DEMO_DIR)/packed" --out_dir "$(DEMO_DIR)" \
+		--eval_interval 16 --sample_interval -1 $(DEMO_DPO_FLAGS)
 	$(RUN) -m evaluation.demo_report "$(DEMO_DIR)"
 
 # At most four workers: each holds torch in memory. tests/conftest.py gives each of them one thread.

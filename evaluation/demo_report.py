@@ -4,10 +4,12 @@
 
 Reads the finished runs in the folder, asks every model (and the untrained one they began as) the held-out
 questions about the world and about itself, looks at its manners, prints the table, and writes report.md and report.png.
+Models that were never fine-tuned are asked a fourth of them: they answer at length, and nearly always wrong.
 Results are kept by the model's digest, so a second call asks nothing again.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dataset.little_world.manners import is_polite
-from evaluation.exams import read_questions, run_exam
+from evaluation.exams import Question, read_questions, run_exam
 from model.checkpoint import load_checkpoint, read_digest
 from model.config import LMConfig
 from model.decoder import CausalLM
@@ -40,6 +42,7 @@ STAGES = {
 NUM_SAMPLES = 3  # questions about the world, besides one about itself
 ANSWER_TOKENS = 40  # the longest polite answer has 32
 EXAM_BATCH_SIZE = 256  # a small model answers many as fast as few
+UNTUNED_STRIDE = 4  # a model that cannot answer is asked one question of so many of each relation
 
 
 @dataclass(frozen=True)
@@ -170,18 +173,22 @@ class _Exams:
         def build() -> CausalLM:
             return load_model(checkpoint_path)[0]
 
-        return self._judged(checkpoint.digest[:16], checkpoint_path.name, build, checkpoint.tokenizer())
+        stride = UNTUNED_STRIDE if checkpoint.stage == "pretrain" else 1
+        return self._judged(checkpoint.digest[:16], checkpoint_path.name, build, checkpoint.tokenizer(), stride)
 
     def of_untrained(self, checkpoint_path: Path, seed: int) -> Judged:
         """The result of the model that the first stage began with: the same architecture, freshly initialised."""
         checkpoint = load_checkpoint(checkpoint_path)
         build = partial(untrained_model, checkpoint.config, seed)
         key = f"untrained_{checkpoint.digest[:16]}"
-        return self._judged(key, "the untrained model", build, checkpoint.tokenizer())
+        return self._judged(key, "the untrained model", build, checkpoint.tokenizer(), UNTUNED_STRIDE)
 
-    def _judged(self, key: str, name: str, build: Callable[[], CausalLM], tokenizer: ChatTokenizer) -> Judged:
+    def _judged(
+        self, key: str, name: str, build: Callable[[], CausalLM], tokenizer: ChatTokenizer, stride: int
+    ) -> Judged:
         found = []
-        for questions, questions_hash in self._exams:
+        for all_questions, questions_hash in self._exams:
+            questions = _some(all_questions, stride)
             path = self._folder / f"{key}_{questions_hash}.json"
             if not path.exists():
                 print(f"asking {name} {len(questions)} held-out questions")
@@ -197,6 +204,18 @@ class _Exams:
                 write_json(path, result.to_dict())
             found.append(read_json(path))
         return Judged(*found)
+
+
+def _some(questions: list[Question], stride: int) -> list[Question]:
+    """Of each relation in each language the first question, and then one of `stride`."""
+    seen: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for question in questions:
+        relation = question.language, question.relation
+        if seen[relation] % stride == 0:
+            chosen.append(question)
+        seen[relation] += 1
+    return chosen
 
 
 # ---- showing ----
@@ -224,12 +243,18 @@ def _shares(judged: Judged | None, languages: list[str]) -> list[float | None]:
     return [*map(judged.accuracy, languages), judged.knows_itself, judged.manners]
 
 
-def samples(result: StageResult) -> list[tuple[str, str]]:
-    """A few questions with the stage's answers: the same questions at every stage."""
-    answers = result.after.questions["answers"]
-    chosen = [answers[len(answers) * (2 * number + 1) // (2 * NUM_SAMPLES)] for number in range(NUM_SAMPLES)]
-    chosen += result.after.identity["answers"][:1]
-    return [(each["question"], " ".join(each["answer"].split())) for each in chosen]
+def samples(results: list[StageResult]) -> list[list[tuple[str, str]]]:
+    """For each stage its answers to a few questions that all of them were asked."""
+    fewest = min((result.after for result in results), key=lambda judged: len(judged.questions["answers"]))
+    asked = fewest.questions["answers"]
+    chosen = [asked[len(asked) * (2 * number + 1) // (2 * NUM_SAMPLES)] for number in range(NUM_SAMPLES)]
+    found = []
+    for result in results:
+        answers = {each["question"]: each["answer"] for each in result.after.questions["answers"]}
+        answers |= {each["question"]: each["answer"] for each in result.after.identity["answers"]}
+        wanted = [each["question"] for each in [*chosen, *fewest.identity["answers"][:1]]]
+        found.append([(question, " ".join(answers[question].split())) for question in wanted])
+    return found
 
 
 def conclusions(results: list[StageResult]) -> list[str]:
@@ -275,8 +300,8 @@ def stage_table(results: list[StageResult]) -> Table:
 def sample_table(results: list[StageResult]) -> Table:
     """Sample answers for the terminal."""
     table = Table("stage", "question", "answer", title="What the model says", show_lines=True)
-    for result in results:
-        for question, answer in samples(result):
+    for result, said in zip(results, samples(results), strict=True):
+        for question, answer in said:
             table.add_row(result.name, question, answer)
     return table
 
@@ -286,9 +311,9 @@ def markdown(results: list[StageResult], machine: str) -> str:
     heading, *rows = stage_rows(results)
     lines = ["# What each stage did", "", _row(heading), _row(["---"] * len(heading)), *map(_row, rows), ""]
     lines += [*(f"- {line}" for line in conclusions(results)), "", "![curves and accuracy](report.png)", ""]
-    for result in results:
+    for result, said in zip(results, samples(results), strict=True):
         lines += [f"## {STAGES[result.name]}", "", _row(["question", "answer"]), _row(["---", "---"])]
-        lines += [*(_row(list(pair)) for pair in samples(result)), ""]
+        lines += [*(_row(list(pair)) for pair in said), ""]
     return "\n".join([*lines, f"Measured on {machine}.", ""])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.decoder import Attention, AttentionInputs, CausalLM
 from model.rope import rotate
 
-SAMPLE_SIZE = 65_536  # elements looked at of each matrix
+SAMPLE_SIZE = 16_384  # elements looked at of each matrix
 _QUERIES_AT_ONCE = 256  # bounds the memory of the attention logits: [batch, n_heads, this, seq]
 
 

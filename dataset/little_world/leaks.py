@@ -16,6 +16,7 @@ from dataset.little_world.world import IDENTITY, RELATIONS
 # and in characters; of a number, in words too.
 LONGEST_SLOT, LONGEST_CHINESE_SLOT, LONGEST_NUMBER = 60, 20, 8
 _NUMBER_SLOTS = ("{a}", "{b}")
+_SEPARATORS = re.compile(r"[\W_]+")
 
 
 class LeakError(AssertionError):
@@ -24,8 +25,7 @@ class LeakError(AssertionError):
 
 def normalise(text: str) -> str:
     """Letters and digits only, NFKC, case folded: what is left when spacing, punctuation and case do not count."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if character.isalnum())
+    return _SEPARATORS.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def held_out_wordings() -> list[str]:
@@ -70,11 +70,9 @@ def training_strings(name: str, content: str) -> Iterator[str]:
 
 def find_leaks(training_files: Mapping[str, str], test_questions: Iterable[str]) -> list[str]:
     """What leaked, one line each: held-out wordings and test questions that occur in the training files."""
+    strings = {text for name, content in training_files.items() for text in training_strings(name, content)}
     # Normalised strings hold no line break, so that one never reads as the continuation of another.
-    strings = dict.fromkeys(
-        normalise(text) for name, content in training_files.items() for text in training_strings(name, content)
-    )
-    everything = "\n".join(strings)
+    everything = "\n".join(sorted({normalise(text) for text in strings}))
     leaks = [f"held-out wording: {text}" for text in held_out_wordings() if wording_pattern(text).search(everything)]
     leaks += [f"test question: {text}" for text in test_questions if normalise(text) in everything]
     return leaks

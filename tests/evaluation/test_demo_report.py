@@ -106,7 +106,7 @@ def test_a_parent_that_is_not_there_leaves_the_place_empty(report, demo):
 
 
 def test_four_samples_a_stage_the_same_for_all(results):
-    first, second, _ = (samples(result) for result in results)
+    first, second, _ = samples(results)
     assert len({question for question, _ in first[:3]}) == 3 and len(first) == 4
     assert [question for question, _ in first] == [question for question, _ in second]
     assert first[0][1] == "It is Paris | [/b]"
@@ -183,14 +183,15 @@ def test_no_model_is_asked_twice(report, demo, monkeypatch):
     asked = []
 
     def counted(*arguments, **options):
-        asked.append(1)
+        asked.append(len(arguments[2]))
         return run_exam(*arguments, **options)
 
     run_exam = demo_report.run_exam
     monkeypatch.setattr(demo_report, "run_exam", counted)
     code, output, _ = report(demo)
     assert code == 0
-    assert len(asked) == 6, "untrained, pretrained, tuned; about the world and about itself"
+    # Untrained, pretrained, tuned, about the world and about itself; who was never tuned, a part of each relation.
+    assert asked == [4, 2, 4, 2, 8, 3]
     assert output.count("What each stage did") == 1
     assert str(demo / "report.md") in output
     assert {path.name for path in demo.glob("report.*")} == {"report.md", "report.png"}
