@@ -38,6 +38,7 @@ class LoRASFTSettings(TrainSettings):
     default_learning_rates: ClassVar[dict[str, float]] = {"muon": 3e-3, "adamw": 5e-3, "imported": 2e-4}
 
     batch_size: int = flag(4, "rows in one forward pass; auto: the most that fit, the update's rows stay the same")
+    min_lr_ratio: float = flag(0.0, "last learning rate as a share of the highest")
     warmup_iters: int = flag(20, "updates over which the learning rate rises to its highest")
     weight_decay: float = flag(0.0, "pull of matrices towards zero, decoupled from the gradient")
 
