@@ -248,11 +248,11 @@ def samples(results: list[StageResult]) -> list[list[tuple[str, str]]]:
     fewest = min((result.after for result in results), key=lambda judged: len(judged.questions["answers"]))
     asked = fewest.questions["answers"]
     chosen = [asked[len(asked) * (2 * number + 1) // (2 * NUM_SAMPLES)] for number in range(NUM_SAMPLES)]
+    wanted = [each["question"] for each in [*chosen, *fewest.identity["answers"][:1]]]
     found = []
     for result in results:
-        answers = {each["question"]: each["answer"] for each in result.after.questions["answers"]}
-        answers |= {each["question"]: each["answer"] for each in result.after.identity["answers"]}
-        wanted = [each["question"] for each in [*chosen, *fewest.identity["answers"][:1]]]
+        given = [*result.after.questions["answers"], *result.after.identity["answers"]]
+        answers = {each["question"]: each["answer"] for each in given}
         found.append([(question, " ".join(answers[question].split())) for question in wanted])
     return found
 

@@ -15,7 +15,7 @@ from dataset.little_world.world import IDENTITY, RELATIONS
 # A slot's longest text, normalised ("thefirstvoyagearoundtheworld"...), with room to spare, in letters of Latin script
 # and in characters; of a number, in words too.
 LONGEST_SLOT, LONGEST_CHINESE_SLOT, LONGEST_NUMBER = 60, 20, 8
-RUN = 6
+RUN = 6  # normalised characters in a row that are looked up at once
 _NUMBER_SLOTS = ("{a}", "{b}")
 _SEPARATORS = re.compile(r"[\W_]+")
 
